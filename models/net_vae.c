@@ -1,0 +1,119 @@
+/* AutoencoderKL's decoder (Rombach et al. 2022, arXiv 2112.10752). Reference: diffusers, models/autoencoders/autoencoder_kl.py, vae.py.
+ * Pitfalls: group norms here have eps 1e-6 (UNets 1e-5); the middle attention has one head; its names come in three spellings. */
+#include "models/net_vae.h"
+
+#include <math.h>
+#include <string.h>
+
+const name_alias vae_aliases[] = {{"attentions.0.to_q", "attentions.0.query"},     {"attentions.0.to_k", "attentions.0.key"},
+                                  {"attentions.0.to_v", "attentions.0.value"},     {"attentions.0.to_out.0", "attentions.0.proj_attn"},
+                                  {"attentions.0.group_norm", "attentions.0.norm"}, {NULL, NULL}};
+
+bool vae_config_read(vae_config *c, const json *j, const char *name, status *st)
+{
+    int64_t channels[VAE_BLOCKS] = {64};
+    int blocks = json_ints(j, "block_out_channels", channels, VAE_BLOCKS, 1, 1 << 14, name, st);
+    c->blocks = blocks > 0 ? blocks : 1;
+    for (int i = 0; i < c->blocks; i++)
+        c->channels[i] = (int)channels[i];
+    c->out_channels = (int)json_int(j, "out_channels", 1, 1024, 3, name, st);
+    c->latent_channels = (int)json_int(j, "latent_channels", 1, 4096, 4, name, st);
+    c->layers = (int)json_int(j, "layers_per_block", 1, 64, 1, name, st);
+    c->groups = (int)json_int(j, "norm_num_groups", 1, 4096, 32, name, st);
+    c->scaling_factor = (float)json_double(j, "scaling_factor", 1e-6, 1e6, 0.18215, name, st);
+    c->shift_factor = (float)json_double(j, "shift_factor", -1e6, 1e6, 0, name, st);
+    c->post_quant_conv = json_flag(j, "use_post_quant_conv", true, name, st);
+    c->mid_attention = json_flag(j, "mid_block_add_attention", true, name, st);
+    const json *types = json_member(j, "up_block_types");
+    for (size_t i = 0; types && json_object_is_type(types, json_type_array) && i < json_object_array_length(types); i++) {
+        const char *type = json_object_get_string(json_object_array_get_idx(types, i));
+        if (type && strcmp(type, "UpDecoderBlock2D"))
+            return status_set(st, STATUS_BAD_FILE, "%s: up_block_types has %s; only UpDecoderBlock2D is known", name, type);
+    }
+    return status_ok(st);
+}
+
+static const float EPS = 1e-6f;
+
+static conv_options conv3(norm before, tensor add_to)
+{
+    return (conv_options){.kernel = 3, .stride = 1, .padding = 1, .before = before, .add_to = add_to};
+}
+
+static tensor resnet(run *r, const vae_config *c, tensor x, int channels)
+{
+    tensor h = conv(r, x, "conv1", channels, conv3(group_norm(r, x, "norm1", c->groups, EPS, ACT_SILU), NO_TENSOR));
+    if (x.channels != channels) {
+        tensor s = conv(r, x, "conv_shortcut", channels, (conv_options){.kernel = 1, .stride = 1, .before = NO_NORM, .add_to = NO_TENSOR});
+        drop(r, x);
+        x = s;
+    }
+    x = conv(r, h, "conv2", channels, conv3(group_norm(r, h, "norm2", c->groups, EPS, ACT_SILU), x));
+    drop(r, h);
+    return x;
+}
+
+static tensor middle_attention(run *r, const vae_config *c, tensor x)
+{
+    scope in = enter(r, "attentions.0");
+    int height = x.height, width = x.width, n = x.channels;
+    tensor h = normalize(r, x, group_norm(r, x, "group_norm", c->groups, EPS, ACT_NONE));
+    x = sequence_of(x);
+    h = sequence_of(h);
+    tensor q = linear(r, h, "to_q", n, (linear_options){0}), k = linear(r, h, "to_k", n, (linear_options){0}), v = linear(r, h, "to_v", n, (linear_options){0});
+    drop(r, h);
+    tensor y = attention(r, q, k, v, 1, 1 / sqrtf((float)n), NULL, NULL, NO_TENSOR);
+    return leave(r, in, image_of(linear_add(r, x, y, "to_out.0", NO_ROW, (linear_options){0}), height, width));
+}
+
+static tensor resnet_in(run *r, const vae_config *c, tensor x, int i, int channels)
+{
+    scope in = enter(r, "resnets.%d", i);
+    return leave(r, in, resnet(r, c, x, channels));
+}
+
+static tensor middle(run *r, const vae_config *c, tensor x)
+{
+    scope in = enter(r, "decoder.mid_block");
+    x = resnet_in(r, c, x, 0, x.channels);
+    if (c->mid_attention)
+        x = middle_attention(r, c, x);
+    return leave(r, in, resnet_in(r, c, x, 1, x.channels));
+}
+
+static tensor up_block(run *r, const vae_config *c, tensor x, int i)
+{
+    scope in = enter(r, "decoder.up_blocks.%d", i);
+    int channels = c->channels[c->blocks - 1 - i];
+    for (int k = 0; k <= c->layers; k++)
+        x = resnet_in(r, c, x, k, channels);
+    if (i < c->blocks - 1) {
+        conv_options o = conv3(NO_NORM, NO_TENSOR);
+        o.upsample = true;
+        tensor y = conv(r, x, "upsamplers.0.conv", channels, o);
+        drop(r, x);
+        x = y;
+    }
+    return leave(r, in, x);
+}
+
+void vae_decode(run *r, const vae_config *c, const float *latents, int batch, int height, int width, float *image)
+{
+    tensor x = input_nchw(r, latents, batch, c->latent_channels, height, width), y;
+    conv_options edge = {.kernel = 1, .stride = 1, .edge = true, .before = NO_NORM, .add_to = NO_TENSOR};
+    if (c->post_quant_conv) {
+        y = conv(r, x, "post_quant_conv", c->latent_channels, edge);
+        drop(r, x);
+        x = y;
+    }
+    edge.kernel = 3;
+    edge.padding = 1;
+    y = conv(r, x, "decoder.conv_in", c->channels[c->blocks - 1], edge);
+    drop(r, x);
+    x = middle(r, c, y);
+    for (int i = 0; i < c->blocks; i++)
+        x = up_block(r, c, x, i);
+    edge.before = group_norm(r, x, "decoder.conv_norm_out", c->groups, EPS, ACT_SILU);
+    y = conv(r, x, "decoder.conv_out", c->out_channels, edge);
+    output_nchw(r, y, c->out_channels, image);
+}

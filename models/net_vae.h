@@ -1,0 +1,23 @@
+#ifndef PENSTOCK_NET_VAE_H
+#define PENSTOCK_NET_VAE_H
+
+#include "compute/ops.h"
+#include "import/json.h"
+
+enum { VAE_BLOCKS = 8 };
+
+typedef struct vae_config {
+    int out_channels, latent_channels, blocks, channels[VAE_BLOCKS], layers, groups;
+    float scaling_factor, shift_factor;
+    bool post_quant_conv, mid_attention;
+} vae_config;
+
+bool vae_config_read(vae_config *c, const json *j, const char *name, status *st);
+extern const name_alias vae_aliases[];
+
+/* latents [batch, latent_channels, h, w] as the decoder takes them (already divided by the scaling factor) -> image [batch, out_channels, H, W] */
+void vae_decode(run *r, const vae_config *c, const float *latents, int batch, int height, int width, float *image);
+
+static inline int vae_factor(const vae_config *c) { return 1 << (c->blocks - 1); }
+
+#endif

@@ -1,0 +1,309 @@
+#define _GNU_SOURCE
+#include "models/pipe_common.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/mem.h"
+
+double now_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+void report_progress(const request *q, const char *what, int done, int total)
+{
+    if (q->progress)
+        q->progress(q->progress_ctx, what, done, total);
+}
+
+json *read_config(const source *src, const char *component, const char *file, char name[FILE_NAME_BYTES], status *st)
+{
+    char path[256];
+    size_t bytes;
+    snprintf(path, sizeof path, "%s%s%s", component, component[0] ? "/" : "", file);
+    snprintf(name, FILE_NAME_BYTES, "%s/%s", src->path, path);
+    char *text = source_read_blob(src, path, 16 << 20, false, &bytes, st);
+    json *j = text ? json_parse(text, bytes, name, st) : NULL;
+    mem_free(text);
+    return j;
+}
+
+/* ---- T5 as a text encoder ---- */
+
+typedef struct t5_inputs {
+    const t5_text *t;
+    segments s;
+} t5_inputs;
+
+static void t5_forward(run *r, const void *ctx)
+{
+    const t5_inputs *in = ctx;
+    output(r, t5_encode(r, &in->t->config, in->t->tokens.ids, &in->s), in->t->output);
+}
+
+static tokenizer *open_tokenizer(const source *src, const char *folder, status *st)
+{
+    char path[256], config_path[256];
+    size_t bytes = 0, config_bytes = 0;
+    snprintf(path, sizeof path, "%s%sspiece.model", folder, folder[0] ? "/" : "");
+    snprintf(config_path, sizeof config_path, "%s%stokenizer_config.json", folder, folder[0] ? "/" : "");
+    char *model = source_read_blob(src, path, 64 << 20, false, &bytes, st);
+    char *config = model ? source_read_blob(src, config_path, 16 << 20, true, &config_bytes, st) : NULL;
+    tokenizer *t = status_ok(st) ? tokenizer_open_spm(model, bytes, config, config_bytes, path, st) : NULL;
+    mem_free(model);
+    mem_free(config);
+    return t;
+}
+
+static bool tokenize(token_list *l, const tokenizer *t, const char *text, int most, bool clean, status *st)
+{
+    char *cleaned = clean ? text_lower_strip(text, st) : mem_string(text, st);
+    int whole = 0, n = cleaned ? tokenizer_encode(t, cleaned, l->ids + l->start[l->count], most, &whole, st) : -1;
+    mem_free(cleaned);
+    if (n < 0)
+        return false;
+    l->cut = whole > n ? whole - n : 0;
+    l->start[l->count + 1] = l->start[l->count] + n;
+    l->count++;
+    return true;
+}
+
+/* --tokens N, and plans of models without a tokenizer: any ids will do. */
+static void arbitrary_tokens(token_list *l, int n, int vocabulary)
+{
+    for (int i = 0; i < n; i++)
+        l->ids[l->start[l->count] + i] = (int32_t)((i * 37 + 3) % vocabulary);
+    l->start[l->count + 1] = l->start[l->count] + n;
+    l->count++;
+}
+
+static bool make_tokens(t5_text *t, engine *e, const char *folder, const char *const *texts, int count, int most, bool clean)
+{
+    token_list *l = &t->tokens;
+    const request *q = e->request;
+    bool made_up = q->tokens > 0 || t->stage.run.imagine || !q->prompt;
+    int room = q->tokens > most ? q->tokens : most;
+    l->ids = mem_alloc((size_t)room * (size_t)count, sizeof *l->ids, "tokens", e->st);
+    if (!l->ids)
+        return false;
+    tokenizer *tok = made_up ? NULL : open_tokenizer(e->source, folder, e->st);
+    for (int i = 0; i < count && status_ok(e->st); i++)
+        if (made_up)
+            arbitrary_tokens(l, i + 1 < count ? 1 : q->tokens > 0 ? q->tokens : most, t->config.vocabulary);
+        else
+            tokenize(l, tok, texts[i], most, clean, e->st);
+    tokenizer_close(tok);
+    return status_ok(e->st);
+}
+
+bool t5_text_plan(t5_text *t, engine *e, const char *component, const char *folder, const char *const *texts, int count, int most, bool clean)
+{
+    char name[FILE_NAME_BYTES];
+    json *j = read_config(e->source, component, "config.json", name, e->st);
+    bool ok = j && t5_config_read(&t->config, j, name, e->st);
+    json_free(j);
+    t->stage.run.imagine = ok && source_lacks_weights(e->source, component);
+    if (!ok || !make_tokens(t, e, folder, texts, count, most, clean))
+        return false;
+    size_t floats = (size_t)t->tokens.start[count] * (size_t)t->config.d_model;
+    e->held_bytes += floats * 4;
+    t5_inputs in = {t, {count, t->tokens.start}};
+    return stage_plan(&t->stage, e, component, component[0] ? component : "text_encoder", t5_aliases, t5_forward, &in, 1);
+}
+
+bool t5_text_run(t5_text *t, engine *e)
+{
+    double begin = now_seconds();
+    report_progress(e->request, "encode", 0, 0);
+    t->output = mem_alloc((size_t)t->tokens.start[t->tokens.count] * (size_t)t->config.d_model, 4, "text", e->st);
+    t5_inputs in = {t, {t->tokens.count, t->tokens.start}};
+    bool ok = t->output && stage_open(&t->stage) && stage_pass(&t->stage, &in);
+    stage_close(&t->stage);
+    t->stage.row->seconds = now_seconds() - begin;
+    return ok;
+}
+
+void t5_text_close(t5_text *t)
+{
+    stage_close(&t->stage);
+    mem_free(t->tokens.ids);
+    mem_free(t->output);
+    t->tokens.ids = NULL;
+    t->output = NULL;
+}
+
+bool t5_text_trace(const t5_text *t, trace *out, const char *name, int copies, bool mask, status *st)
+{
+    const token_list *l = &t->tokens;
+    if (!out)
+        return true;
+    int64_t longest = 0, dim = t->config.d_model, rows = (int64_t)l->count * copies;
+    for (int i = 0; i < l->count; i++)
+        longest = l->start[i + 1] - l->start[i] > longest ? l->start[i + 1] - l->start[i] : longest;
+    float *text = mem_alloc((size_t)(rows * longest * dim), 4, "trace", st), *real = mem_alloc((size_t)(rows * longest), 4, "trace", st);
+    char full[128];
+    for (int64_t i = 0; text && real && i < rows; i++) {
+        const int32_t *s = &l->start[i / copies];
+        memcpy(text + i * longest * dim, t->output + s[0] * dim, (size_t)((s[1] - s[0]) * dim) * 4);
+        for (int k = 0; k < s[1] - s[0]; k++)
+            real[i * longest + k] = 1;
+    }
+    snprintf(full, sizeof full, "text.%s", name);
+    bool ok = text && real && trace_add(out, full, text, 3, (int64_t[]){rows, longest, dim}, st);
+    snprintf(full, sizeof full, "mask.%s", name);
+    ok = ok && (!mask || trace_add(out, full, real, 2, (int64_t[]){rows, longest}, st));
+    mem_free(text);
+    mem_free(real);
+    return ok;
+}
+
+/* ---- noise ---- */
+
+bool noise_open(noise_source *n, uint64_t seed, int images, size_t per_image, status *st)
+{
+    *n = (noise_source){mem_alloc((size_t)images, sizeof(rng), "noise", st), images, per_image};
+    for (int i = 0; n->image && i < images; i++)
+        rng_seed(&n->image[i], seed + (uint64_t)i);
+    return n->image != NULL;
+}
+
+void noise_close(noise_source *n)
+{
+    mem_free(n->image);
+    n->image = NULL;
+}
+
+void noise_draw(void *ctx, float *out, size_t count)
+{
+    noise_source *n = ctx;
+    (void)count;
+    for (int i = 0; i < n->images; i++)
+        rng_normal(&n->image[i], out + (size_t)i * n->per_image, n->per_image);
+}
+
+/* ---- decoding ---- */
+
+typedef struct vae_inputs {
+    const vae_stage *v;
+    const float *latents;
+    float *image;
+} vae_inputs;
+
+static void vae_forward(run *r, const void *ctx)
+{
+    const vae_inputs *in = ctx;
+    vae_decode(r, &in->v->config, in->latents, 1, in->v->height, in->v->width, in->image);
+}
+
+bool vae_stage_plan(vae_stage *v, engine *e, const char *component, int latent_height, int latent_width, int images)
+{
+    v->height = latent_height;
+    v->width = latent_width;
+    vae_inputs in = {v, NULL, NULL};
+    return stage_plan(&v->stage, e, component, component[0] ? component : "vae", vae_aliases, vae_forward, &in, images);
+}
+
+bool vae_stage_run(vae_stage *v, engine *e, const float *latents, int images, float *image)
+{
+    double begin = now_seconds();
+    size_t latent_floats = (size_t)v->config.latent_channels * (size_t)v->height * (size_t)v->width;
+    size_t image_floats = (size_t)v->config.out_channels * (size_t)(v->height * vae_factor(&v->config)) * (size_t)(v->width * vae_factor(&v->config));
+    float *scaled = mem_alloc(latent_floats, 4, "latents", e->st);
+    bool ok = scaled && stage_open(&v->stage);
+    for (int i = 0; ok && i < images; i++) {
+        report_progress(e->request, "decode", i, images);
+        for (size_t k = 0; k < latent_floats; k++)
+            scaled[k] = latents[(size_t)i * latent_floats + k] / v->config.scaling_factor + v->config.shift_factor;
+        vae_inputs in = {v, scaled, image + (size_t)i * image_floats};
+        ok = stage_pass(&v->stage, &in);
+    }
+    if (ok)
+        report_progress(e->request, "decode", images, images);
+    mem_free(scaled);
+    stage_close(&v->stage);
+    v->stage.row->seconds = now_seconds() - begin;
+    return ok;
+}
+
+/* ---- pictures ---- */
+
+static void cover(int h, int w, int height, int width, int *big_h, int *big_w)
+{
+    double ratio = fmax((double)height / h, (double)width / w);
+    *big_h = (int)(h * ratio);
+    *big_w = (int)(w * ratio);
+}
+
+size_t resize_floats(int h, int w, int height, int width)
+{
+    int big_h, big_w;
+    cover(h, w, height, width, &big_h, &big_w);
+    return (size_t)big_h * (size_t)big_w * 3;
+}
+
+/* One coordinate of torch's bilinear with align_corners=False: source = (i + 0.5) * scale - 0.5, not below 0. */
+static void tap_of(int i, float step, int n, int *low, int *high, float *part)
+{
+    float at = ((float)i + 0.5f) * step - 0.5f;
+    at = at < 0 ? 0 : at;
+    *low = (int)at < n - 1 ? (int)at : n - 1;
+    *high = *low + (*low < n - 1);
+    *part = at - (float)*low;
+    *part = *part > 1 ? 1 : *part;
+}
+
+static void bilinear(const float *in, int h, int w, float *out, int height, int width)
+{
+    float step_y = (float)h / (float)height, step_x = (float)w / (float)width;
+    for (int c = 0; c < 3; c++)
+        for (int y = 0; y < height; y++) {
+            int y0, y1;
+            float fy;
+            tap_of(y, step_y, h, &y0, &y1, &fy);
+            const float *a = in + ((size_t)c * (size_t)h + (size_t)y0) * (size_t)w, *b = in + ((size_t)c * (size_t)h + (size_t)y1) * (size_t)w;
+            for (int x = 0; x < width; x++) {
+                int x0, x1;
+                float fx;
+                tap_of(x, step_x, w, &x0, &x1, &fx);
+                out[((size_t)c * (size_t)height + (size_t)y) * (size_t)width + (size_t)x] =
+                    (1 - fy) * ((1 - fx) * a[x0] + fx * a[x1]) + fy * ((1 - fx) * b[x0] + fx * b[x1]);
+            }
+        }
+}
+
+void resize_and_crop(const float *image, int h, int w, float *out, int height, int width, float *tmp)
+{
+    int big_h, big_w;
+    cover(h, w, height, width, &big_h, &big_w);
+    bilinear(image, h, w, tmp, big_h, big_w);
+    int top = (big_h - height) / 2, left = (big_w - width) / 2;
+    for (int c = 0; c < 3; c++)
+        for (int y = 0; y < height; y++)
+            memcpy(out + ((size_t)c * (size_t)height + (size_t)y) * (size_t)width,
+                   tmp + ((size_t)c * (size_t)big_h + (size_t)(y + top)) * (size_t)big_w + left, (size_t)width * 4);
+}
+
+bool to_rgb(const float *image, int images, int height, int width, result *out, status *st)
+{
+    size_t area = (size_t)height * (size_t)width;
+    out->rgb = mem_alloc((size_t)images * 3, area, "picture", st);
+    if (!out->rgb)
+        return false;
+    out->images = images;
+    out->width = width;
+    out->height = height;
+    for (size_t i = 0; i < (size_t)images; i++)
+        for (size_t c = 0; c < 3; c++)
+            for (size_t p = 0; p < area; p++) {
+                float v = image[(i * 3 + c) * area + p] / 2 + 0.5f;
+                if (!(v >= 0))
+                    v = 0; /* NaN too: a picture is never undefined */
+                out->rgb[(i * area + p) * 3 + c] = (uint8_t)lrintf((v > 1 ? 1 : v) * 255);
+            }
+    return true;
+}

@@ -1,0 +1,69 @@
+/* pipe_common.h: what pipelines share besides networks: reading configs, noise, guidance, pictures. */
+#ifndef PENSTOCK_PIPE_COMMON_H
+#define PENSTOCK_PIPE_COMMON_H
+
+#include "base/rng.h"
+#include "base/trace.h"
+#include "import/json.h"
+#include "models/net_t5.h"
+#include "models/net_vae.h"
+#include "models/stage.h"
+#include "text/tokenizer.h"
+
+double now_seconds(void);
+void report_progress(const request *q, const char *what, int done, int total);
+
+enum { FILE_NAME_BYTES = 768 };
+/* COMPONENT/config.json (or config.json of a bare folder), parsed. name: room for the file's name, for sentences. */
+json *read_config(const source *src, const char *component, const char *file, char name[FILE_NAME_BYTES], status *st);
+
+
+/* ---- prompts ---- */
+typedef struct token_list {
+    int32_t *ids;       /* all prompts one behind the other */
+    int32_t start[8];   /* where each begins; [count]: the end */
+    int count;
+    int cut;            /* > 0: tokens that the last prompt lost */
+} token_list;
+
+typedef struct t5_text {    /* T5 as a text encoder of a pipeline */
+    t5_config config;
+    token_list tokens;
+    float *output;          /* [tokens of all, d_model] */
+    stage stage;
+} t5_text;
+
+/* Tokenize (lower-cased and stripped when `clean`) and plan. texts: `count` of them, unconditional first. */
+bool t5_text_plan(t5_text *t, engine *e, const char *component, const char *tokenizer_folder, const char *const *texts, int count, int most, bool clean);
+bool t5_text_run(t5_text *t, engine *e);
+void t5_text_close(t5_text *t);
+/* text.NAME [copies * count, longest, dim] and mask.NAME, padded with zeros. */
+bool t5_text_trace(const t5_text *t, trace *out, const char *name, int copies, bool mask, status *st);
+
+/* ---- noise: image k draws from seed + k ---- */
+typedef struct noise_source {
+    rng *image;        /* [images] */
+    int images;
+    size_t per_image;
+} noise_source;
+bool noise_open(noise_source *n, uint64_t seed, int images, size_t per_image, status *st);
+void noise_close(noise_source *n);
+void noise_draw(void *ctx, float *out, size_t count); /* a sampler_noise */
+
+/* ---- pictures ---- */
+typedef struct vae_stage {
+    vae_config config;
+    int height, width;  /* of the latents */
+    stage stage;
+} vae_stage;
+bool vae_stage_plan(vae_stage *v, engine *e, const char *component, int latent_height, int latent_width, int images);
+/* latents [images, channels, h, w], scaled as the denoiser has them; image [images, 3, H, W] */
+bool vae_stage_run(vae_stage *v, engine *e, const float *latents, int images, float *image);
+
+/* diffusers' resize_and_crop_tensor: bilinear (no antialias, half-pixel centres) to cover, then the middle. [3, h, w] -> [3, height, width]; out is the caller's. */
+void resize_and_crop(const float *image, int h, int w, float *out, int height, int width, float *tmp);
+size_t resize_floats(int h, int w, int height, int width); /* of tmp */
+/* [images, 3, h, w] in -1..1 to result.rgb */
+bool to_rgb(const float *image, int images, int height, int width, result *out, status *st);
+
+#endif

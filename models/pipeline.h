@@ -1,0 +1,83 @@
+/* pipeline.h: from a request to pictures. A pipeline is a row of pipelines.c (class name in model_index.json -> functions). */
+#ifndef PENSTOCK_PIPELINE_H
+#define PENSTOCK_PIPELINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "weights/plan.h"
+#include "weights/source.h"
+
+typedef enum precision { PRECISION_AUTO, PRECISION_F32 } precision;
+
+typedef struct trace trace; /* src/base/trace.h: a safetensors file being collected, NULL: none */
+
+/* Progress, called from the thread that runs the pipeline: stage "load", "encode", "denoise", "decode"; done of total (total 0: unknown). */
+typedef void (*progress_fn)(void *ctx, const char *stage, int done, int total);
+
+typedef struct request {
+    const char *prompt;
+    const char *negative_prompt;   /* NULL: none was given; "": an empty one */
+    int width, height;             /* 0: the model's own */
+    int steps;                     /* 0: the pipeline's default */
+    double guidance_scale;         /* NaN: the pipeline's default */
+    const char *sampling_method;   /* NULL: the model's scheduler */
+    const char *scheduler;         /* "karras"; NULL: as the model's scheduler says */
+    uint64_t seed;
+    int batch_count;               /* >= 1 */
+    int max_sequence_length;       /* 0: the pipeline's default */
+    int tokens;                    /* > 0: that many arbitrary token ids instead of the prompt (encode, plan) */
+    precision precision;
+    const char *kernels;           /* --cpu, NULL: the best */
+    int threads;                   /* 0: all */
+    uint64_t budget_bytes;         /* 0: no budget, files are mapped */
+    const char *scratch;
+    trace *trace;
+    progress_fn progress;
+    void *progress_ctx;
+} request;
+
+typedef struct stage_report {      /* one row of `plan`, and of a run's report */
+    char name[32];                 /* "text_encoder", "transformer", "vae" */
+    uint64_t resident_bytes;       /* weights held for the stage: pins, vectors */
+    uint64_t ring_bytes;           /* weights in flight */
+    uint64_t arena_bytes;          /* activations and kernels' scratch */
+    uint64_t stream_bytes;         /* weights read, all passes together */
+    uint64_t operations;           /* all passes together */
+    int passes;
+    int slab_rows;                 /* 0: whole */
+    double seconds;                /* measured, or predicted by plan */
+    uint64_t parameters;
+} stage_report;
+
+typedef struct result {
+    int images, width, height;
+    uint8_t *rgb;                  /* [images, height, width, 3]; result_free releases it */
+    uint64_t seed;
+    double guidance_scale;
+    char sampler[32];              /* name for the `parameters` text: "dpm++2m" */
+    int steps, evaluations;
+    double seconds_load, seconds_encode, seconds_denoise, seconds_decode, seconds_total;
+    uint64_t bytes_read, scratch_bytes;
+    uint64_t predicted_peak;       /* the plan's */
+    int tokens_cut;                /* > 0: the prompt lost that many tokens */
+    stage_report stage[8];
+    int stages;
+} result;
+
+/* All of these return false with st set. The source stays the caller's. */
+bool pipeline_generate(const source *src, const request *q, result *out, status *st);
+bool pipeline_encode(const source *src, const request *q, trace *out, result *report, status *st);
+/* Latents [batch, channels, h, w] (as a decoder gets them from `generate`: before division by the scaling factor) to pictures. */
+bool pipeline_decode(const source *src, const request *q, const float *latents, const int64_t shape[4], result *out, status *st);
+/* What a run would need; nothing is read but headers. stage[].seconds stay 0. */
+bool pipeline_plan(const source *src, const request *q, result *out, status *st);
+/* For the quantizer: the order of use of every component's weights (at the model's own size). plans: room for 8; plan.stage is
+ * the component's name. With a source without weights (configs only) every weight comes out of the configs alone: see
+ * run.h, `imagined` weights. */
+int pipeline_record(const source *src, plan *plans, int room, status *st);
+void result_free(result *r);
+
+#endif

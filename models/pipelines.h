@@ -1,0 +1,17 @@
+/* pipelines.h: the table of pipelines, by the class that model_index.json names. */
+#ifndef PENSTOCK_PIPELINES_H
+#define PENSTOCK_PIPELINES_H
+
+#include "models/pipeline.h"
+
+typedef struct pipeline_row {
+    const char *name;
+    bool (*generate)(const source *, const request *, result *, status *);
+    bool (*encode)(const source *, const request *, trace *, result *, status *);
+    bool (*decode)(const source *, const request *, const float *, const int64_t[4], result *, status *);
+    bool (*plan)(const source *, const request *, result *, status *);
+} pipeline_row;
+
+extern const pipeline_row pipeline_pixart_alpha, pipeline_pixart_sigma, pipeline_t5;
+
+#endif

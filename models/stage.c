@@ -1,0 +1,205 @@
+#define _GNU_SOURCE
+#include "models/stage.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "import/json.h"
+
+/* Besides what the plan counts, a process holds its code, its libraries' code and data, stacks, and page cache that the kernel's read-ahead
+ * brought in for them. Measured as the cgroup's peak minus the plan's sum; see SPEED.md. */
+enum { LIBRARY_CACHE = 20 << 20 };
+
+uint64_t process_base_bytes(void)
+{
+    unsigned long long pages = 0, resident = 0;
+    FILE *f = fopen("/proc/self/statm", "re");
+    if (f) {
+        if (fscanf(f, "%llu %llu", &pages, &resident) != 2)
+            resident = 0;
+        fclose(f);
+    }
+    return resident * (uint64_t)sysconf(_SC_PAGESIZE) + LIBRARY_CACHE;
+}
+
+bool engine_open(engine *e, const source *src, const request *q, result *report, status *st)
+{
+    *e = (engine){.source = src, .request = q, .st = st, .report = report};
+    bool known = true;
+    e->k = q->kernels ? kernels_by_name(q->kernels, &known) : kernels_best();
+    if (!e->k)
+        return status_set(st, STATUS_USAGE, known ? "--cpu %s: this processor does not have it" : "--cpu %s: no such kernel set", q->kernels);
+    e->pool = threads_open(q->threads, st);
+    return e->pool != NULL;
+}
+
+void engine_close(engine *e)
+{
+    threads_close(e->pool);
+    e->pool = NULL;
+}
+
+/* ---- planning ---- */
+
+static const levers ladder[] = { /* from roomy to narrow */
+    {0, 16 << 20}, {0, 4 << 20},  {4096, 4 << 20}, {2048, 2 << 20}, {1024, 2 << 20},
+    {512, 1 << 20}, {256, 1 << 20}, {128, 512 << 10}, {64, 256 << 10},
+};
+static const uint64_t unit_ladder[] = {4 << 20, 2 << 20, 1 << 20, 512 << 10, 256 << 10, 64 << 10, 1};
+enum { LEVELS = sizeof ladder / sizeof ladder[0], UNIT_LEVELS = sizeof unit_ladder / sizeof unit_ladder[0], MOST_RING = 32 << 20 };
+
+static bool record(stage *s, const levers *lever, const void *ctx)
+{
+    const char *name = s->plan.stage;
+    plan_free(&s->plan);
+    s->plan.stage = name;
+    s->run.live = false;
+    s->run.lever = *lever;
+    if (!run_begin(&s->run))
+        return false;
+    s->forward(&s->run, ctx);
+    return run_ok(&s->run);
+}
+
+static uint64_t needs(const stage *s, uint64_t unit, uint64_t ring)
+{
+    return s->plan.arena_bytes + stream_fixed_bytes(&s->plan, unit) + ring;
+}
+
+static void fill_residency(stage *s, uint64_t room, uint64_t unit, uint64_t ring)
+{
+    uint64_t left = room - needs(s, unit, ring), more = ring + 8 * unit > MOST_RING ? MOST_RING : ring + 8 * unit;
+    if (more > ring) {
+        uint64_t add = more - ring < left / 2 ? more - ring : left / 2;
+        ring += add;
+        left -= add;
+    }
+    s->how = (residency){.ring_bytes = ring, .unit_bytes = unit, .pin_bytes = left > 1 << 20 && s->passes > 1 ? left - (1 << 18) : 0};
+}
+
+static bool fit(stage *s, uint64_t base, const void *ctx)
+{
+    engine *e = s->e;
+    uint64_t budget = e->request->budget_bytes, least = UINT64_MAX;
+    for (int level = 0; level < LEVELS; level++) {
+        if (!record(s, &ladder[level], ctx))
+            return false;
+        for (int u = 0; u < UNIT_LEVELS; u++) {
+            uint64_t ring = stream_least_ring(&s->plan, unit_ladder[u]), need = base + needs(s, unit_ladder[u], ring);
+            least = need < least ? need : least;
+            /* tiny units cost more than a slab less: go that far down only at the end */
+            if (need <= budget && (u < 4 || level == LEVELS - 1)) {
+                s->lever = ladder[level];
+                fill_residency(s, budget - base, unit_ladder[u], ring);
+                return true;
+            }
+        }
+    }
+    for (int level = 0; level < LEVELS; level++) {
+        if (!record(s, &ladder[level], ctx))
+            return false;
+        for (int u = 0; u < UNIT_LEVELS; u++) {
+            uint64_t ring = stream_least_ring(&s->plan, unit_ladder[u]);
+            if (base + needs(s, unit_ladder[u], ring) <= budget) {
+                s->lever = ladder[level];
+                fill_residency(s, budget - base, unit_ladder[u], ring);
+                return true;
+            }
+        }
+    }
+    uint64_t mib = (least >> 20) + 1;
+    if (e->st->code == STATUS_OK || (e->st->code == STATUS_BUDGET && e->st->least_bytes < mib << 20)) {
+        *e->st = (status){.code = STATUS_OK};
+        status_set(e->st, STATUS_BUDGET, "memory budget: %.4gM is too small, at least %lluM is needed (by %s)", (double)budget / (1 << 20),
+                   (unsigned long long)mib, s->row->name);
+        e->st->least_bytes = mib << 20;
+    }
+    return false;
+}
+
+static uint64_t parameters_of(const plan *p)
+{
+    uint64_t n = 0;
+    for (int i = 0; i < p->uses; i++) {
+        const matrix_shape *m = &p->use[i].matrix;
+        n += (uint64_t)m->rows * (uint64_t)m->taps * (uint64_t)m->depth;
+    }
+    return n;
+}
+
+static void fill_row(stage *s, uint64_t base)
+{
+    stage_report *row = s->row;
+    uint64_t pins = s->how.pin_bytes < s->plan.stream_bytes ? s->how.pin_bytes : s->plan.stream_bytes;
+    row->arena_bytes = s->plan.arena_bytes;
+    row->ring_bytes = s->how.mapped || pins == s->plan.stream_bytes ? 0 : s->how.ring_bytes;
+    row->resident_bytes = s->how.mapped ? s->plan.stream_bytes + s->plan.vector_bytes : pins + stream_fixed_bytes(&s->plan, s->how.unit_bytes);
+    row->stream_bytes = s->plan.gather_bytes + (s->how.mapped ? s->plan.stream_bytes : pins + (s->plan.stream_bytes - pins) * (uint64_t)s->passes);
+    row->operations = s->plan.operations * (uint64_t)s->passes;
+    row->passes = s->passes;
+    row->slab_rows = (int)s->lever.slab_rows;
+    row->parameters = parameters_of(&s->plan);
+    uint64_t peak = base + row->arena_bytes + row->ring_bytes + row->resident_bytes;
+    if (peak > s->e->report->predicted_peak)
+        s->e->report->predicted_peak = peak;
+}
+
+bool stage_plan(stage *s, engine *e, const char *component, const char *name, const name_alias *alias, forward_fn forward, const void *ctx, int passes)
+{
+    *s = (stage){.e = e, .forward = forward, .passes = passes};
+    result *report = e->report;
+    s->row = &report->stage[report->stages < 8 ? report->stages++ : 7];
+    snprintf(s->row->name, sizeof s->row->name, "%s", name);
+    s->plan.stage = s->row->name;
+    s->run = (run){.st = e->st, .plan = &s->plan, .k = e->k, .pool = e->pool, .f32 = e->request->precision == PRECISION_F32, .source = e->source,
+                   .component = component, .alias = alias, .imagine = source_lacks_weights(e->source, component)};
+    uint64_t base = process_base_bytes() + e->held_bytes;
+    bool ok;
+    if (e->request->budget_bytes) {
+        ok = fit(s, base, ctx);
+    } else {
+        s->lever = ladder[0];
+        s->how.mapped = true;
+        ok = record(s, &s->lever, ctx);
+    }
+    if (ok)
+        fill_row(s, base);
+    return ok;
+}
+
+/* ---- running ---- */
+
+bool stage_open(stage *s)
+{
+    engine *e = s->e;
+    s->memory_bytes = round_up(s->plan.arena_bytes + 64, 1 << 16);
+    s->memory = mem_map(s->memory_bytes, s->plan.stage, e->st);
+    if (s->memory)
+        s->stream = stream_open(&s->plan, e->source, &s->how, s->passes, e->k, e->st);
+    s->run.base = s->memory;
+    s->run.stream = s->stream;
+    s->run.lever = s->lever;
+    s->run.live = true;
+    return s->stream != NULL;
+}
+
+bool stage_pass(stage *s, const void *ctx)
+{
+    if (!run_begin(&s->run))
+        return false;
+    s->forward(&s->run, ctx);
+    return run_end(&s->run);
+}
+
+void stage_close(stage *s)
+{
+    stream_close(s->stream);
+    mem_unmap(s->memory, s->memory_bytes);
+    plan_free(&s->plan);
+    s->stream = NULL;
+    s->memory = NULL;
+}

@@ -1,0 +1,47 @@
+/* stage.h: one component's forward function from plan to passes, inside the budget. */
+#ifndef PENSTOCK_STAGE_H
+#define PENSTOCK_STAGE_H
+
+#include "compute/run.h"
+#include "models/pipeline.h"
+
+typedef struct engine {          /* what the stages of a pipeline share */
+    const source *source;
+    const request *request;
+    const kernels *k;
+    threads *pool;
+    status *st;
+    uint64_t held_bytes;         /* what the pipeline itself holds between stages: text, latents, pictures */
+    result *report;
+} engine;
+
+typedef void (*forward_fn)(run *r, const void *ctx);
+
+typedef struct stage {
+    engine *e;
+    forward_fn forward;
+    plan plan;
+    run run;
+    levers lever;
+    residency how;
+    int passes;
+    stream *stream;
+    char *memory;
+    size_t memory_bytes;
+    stage_report *row;
+} stage;
+
+bool engine_open(engine *e, const source *src, const request *q, result *report, status *st);
+void engine_close(engine *e);
+
+/* Record the plan and choose levers and residency for the budget. When it does not fit: STATUS_BUDGET with the least that would.
+ * ctx is only read for shapes. */
+bool stage_plan(stage *s, engine *e, const char *component, const char *name, const name_alias *alias, forward_fn forward, const void *ctx, int passes);
+bool stage_open(stage *s);                   /* memory, reader thread, vectors */
+bool stage_pass(stage *s, const void *ctx);  /* one LIVE pass */
+void stage_close(stage *s);                  /* gives everything back */
+
+/* The least budget with which all stages planned so far would run; kept by the engine's report. */
+uint64_t process_base_bytes(void);
+
+#endif

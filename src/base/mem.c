@@ -1,0 +1,128 @@
+#define _GNU_SOURCE
+#include "base/mem.h"
+
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+static _Atomic size_t in_use, peak;
+static _Atomic long fail_at;
+
+/* The block's size stands in front of it, in a header as wide as the alignment. */
+enum { HEADER = 64 };
+
+static void charge(size_t bytes)
+{
+    size_t now = atomic_fetch_add(&in_use, bytes) + bytes;
+    size_t top = atomic_load(&peak);
+    while (now > top && !atomic_compare_exchange_weak(&peak, &top, now))
+        ;
+}
+
+static bool told_to_fail(void)
+{
+    if (atomic_load(&fail_at) == 0)
+        return false;
+    return atomic_fetch_sub(&fail_at, 1) == 1;
+}
+
+void mem_fail_at(long n) { atomic_store(&fail_at, n); }
+size_t mem_in_use(void) { return atomic_load(&in_use); }
+size_t mem_peak(void) { return atomic_load(&peak); }
+
+static bool no_memory(const char *what, size_t bytes, status *st)
+{
+    return status_set(st, STATUS_FAILED, "%s: out of memory (%zu bytes)", what, bytes);
+}
+
+void *mem_alloc(size_t count, size_t size, const char *what, status *st)
+{
+    size_t bytes, whole;
+    if (!size_mul(count, size, &bytes) || !size_add(bytes, HEADER + 63, &whole)) {
+        no_memory(what, SIZE_MAX, st);
+        return NULL;
+    }
+    whole = whole / 64 * 64;
+    char *p = told_to_fail() ? NULL : aligned_alloc(64, whole);
+    if (!p) {
+        no_memory(what, bytes, st);
+        return NULL;
+    }
+    memset(p, 0, whole);
+    memcpy(p, &bytes, sizeof bytes);
+    charge(bytes);
+    return p + HEADER;
+}
+
+static size_t size_of(const void *p)
+{
+    size_t bytes;
+    memcpy(&bytes, (const char *)p - HEADER, sizeof bytes);
+    return bytes;
+}
+
+void *mem_resize(void *p, size_t count, size_t size, const char *what, status *st)
+{
+    void *q = mem_alloc(count, size, what, st);
+    if (q && p) {
+        size_t old = size_of(p), new = count * size;
+        memcpy(q, p, old < new ? old : new);
+        mem_free(p);
+    }
+    return q;
+}
+
+void mem_free(void *p)
+{
+    if (!p)
+        return;
+    atomic_fetch_sub(&in_use, size_of(p));
+    free((char *)p - HEADER);
+}
+
+char *mem_string(const char *text, status *st)
+{
+    size_t n = strlen(text) + 1;
+    char *s = mem_alloc(n, 1, "string", st);
+    if (s)
+        memcpy(s, text, n);
+    return s;
+}
+
+char *mem_format(status *st, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    char *s = n < 0 ? NULL : mem_alloc((size_t)n + 1, 1, "string", st);
+    if (s) {
+        va_start(args, format);
+        vsnprintf(s, (size_t)n + 1, format, args);
+        va_end(args);
+    }
+    return s;
+}
+
+void *mem_map(size_t bytes, const char *what, status *st)
+{
+    void *p = told_to_fail() ? MAP_FAILED
+                             : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) {
+        no_memory(what, bytes, st);
+        return NULL;
+    }
+    charge(bytes);
+    return p;
+}
+
+void mem_unmap(void *p, size_t bytes)
+{
+    if (!p)
+        return;
+    munmap(p, bytes);
+    atomic_fetch_sub(&in_use, bytes);
+}

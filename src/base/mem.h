@@ -1,0 +1,34 @@
+/* mem.h: the only place that allocates. Everything is counted, so that the plan's figures can be held against it. */
+#ifndef PENSTOCK_MEM_H
+#define PENSTOCK_MEM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+/* Zeroed, 64-byte aligned memory; NULL with st set to "WHAT: out of memory (N bytes)". count * size is checked. */
+void *mem_alloc(size_t count, size_t size, const char *what, status *st);
+/* Grow or shrink; the old block stays valid on failure. New bytes are not zeroed. p may be NULL. */
+void *mem_resize(void *p, size_t count, size_t size, const char *what, status *st);
+void mem_free(void *p); /* NULL is fine */
+char *mem_string(const char *text, status *st);                     /* a copy */
+char *mem_format(status *st, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Whole pages straight from the kernel, for arenas and rings (returned to it at once by mem_unmap). Zeroed. */
+void *mem_map(size_t bytes, const char *what, status *st);
+void mem_unmap(void *p, size_t bytes);
+
+size_t mem_in_use(void); /* bytes, both kinds */
+size_t mem_peak(void);
+
+/* Tests: the n-th allocation from now on fails (n = 1: the next one); 0 turns it off. */
+void mem_fail_at(long n);
+
+/* Checked size arithmetic: false on overflow. */
+static inline bool size_mul(size_t a, size_t b, size_t *out) { return !__builtin_mul_overflow(a, b, out); }
+static inline bool size_add(size_t a, size_t b, size_t *out) { return !__builtin_add_overflow(a, b, out); }
+static inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+#endif

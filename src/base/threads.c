@@ -1,0 +1,145 @@
+#define _GNU_SOURCE
+#include "base/threads.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+
+enum { MOST_THREADS = 256, STACK_BYTES = 256 * 1024 };
+
+struct threads {
+    int count;
+    pthread_t id[MOST_THREADS];
+    pthread_mutex_t lock;
+    pthread_cond_t wake, done;
+    uint64_t round;            /* a new value: there is work */
+    int busy;
+    bool quit;
+    task_fn fn;
+    void *ctx;
+    int64_t tasks;
+    _Atomic int64_t next;
+};
+
+typedef struct start {
+    threads *pool;
+    int worker;
+} start;
+
+static void work(threads *t, int worker)
+{
+    for (int64_t i; (i = atomic_fetch_add(&t->next, 1)) < t->tasks;)
+        t->fn(t->ctx, i, worker);
+}
+
+static void *worker_main(void *arg)
+{
+    start s = *(start *)arg;
+    mem_free(arg);
+    threads *t = s.pool;
+    uint64_t seen = 0;
+    pthread_mutex_lock(&t->lock);
+    for (;;) {
+        while (t->round == seen && !t->quit)
+            pthread_cond_wait(&t->wake, &t->lock);
+        if (t->quit)
+            break;
+        seen = t->round;
+        pthread_mutex_unlock(&t->lock);
+        work(t, s.worker);
+        pthread_mutex_lock(&t->lock);
+        if (--t->busy == 0)
+            pthread_cond_signal(&t->done);
+    }
+    pthread_mutex_unlock(&t->lock);
+    return NULL;
+}
+
+static int usable_cores(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0)
+        return CPU_COUNT(&set);
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n < 1 ? 1 : (int)n;
+}
+
+threads *threads_open(int count, status *st)
+{
+    threads *t = mem_alloc(1, sizeof *t, "threads", st);
+    if (!t)
+        return NULL;
+    if (count <= 0)
+        count = usable_cores();
+    if (count > MOST_THREADS)
+        count = MOST_THREADS;
+    pthread_mutex_init(&t->lock, NULL);
+    pthread_cond_init(&t->wake, NULL);
+    pthread_cond_init(&t->done, NULL);
+    pthread_attr_t attr;
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, STACK_BYTES);
+    t->count = 1;
+    while (t->count < count) {
+        start *s = mem_alloc(1, sizeof *s, "threads", st);
+        if (!s)
+            break;
+        *s = (start){t, t->count};
+        if (pthread_create(&t->id[t->count], &attr, worker_main, s) != 0) {
+            mem_free(s);
+            break;             /* fewer threads than asked for still give the same result */
+        }
+        t->count++;
+    }
+    pthread_attr_destroy(&attr);
+    if (!status_ok(st)) {
+        threads_close(t);
+        return NULL;
+    }
+    return t;
+}
+
+void threads_close(threads *t)
+{
+    if (!t)
+        return;
+    pthread_mutex_lock(&t->lock);
+    t->quit = true;
+    pthread_cond_broadcast(&t->wake);
+    pthread_mutex_unlock(&t->lock);
+    for (int i = 1; i < t->count; i++)
+        pthread_join(t->id[i], NULL);
+    pthread_mutex_destroy(&t->lock);
+    pthread_cond_destroy(&t->wake);
+    pthread_cond_destroy(&t->done);
+    mem_free(t);
+}
+
+int threads_count(const threads *t) { return t->count; }
+
+void threads_run(threads *t, int64_t tasks, task_fn fn, void *ctx)
+{
+    if (tasks <= 0)
+        return;
+    t->fn = fn;
+    t->ctx = ctx;
+    t->tasks = tasks;
+    atomic_store(&t->next, 0);
+    if (t->count == 1 || tasks == 1) {
+        work(t, 0);
+        return;
+    }
+    pthread_mutex_lock(&t->lock);
+    t->busy = t->count - 1;
+    t->round++;
+    pthread_cond_broadcast(&t->wake);
+    pthread_mutex_unlock(&t->lock);
+    work(t, 0);
+    pthread_mutex_lock(&t->lock);
+    while (t->busy > 0)
+        pthread_cond_wait(&t->done, &t->lock);
+    pthread_mutex_unlock(&t->lock);
+}

@@ -1,0 +1,249 @@
+/* A product walks the stream's slices of its matrix; each slice is cut into groups of rows, each group is decoded once by a worker and
+ * multiplied with blocks of tokens that fit the cache. Who does what never changes a sum: every result element is one
+ * dot product over k in an order that the kernel fixes. */
+#include "compute/op_matrix.h"
+
+#include <string.h>
+
+#include "base/mem.h"
+
+enum { TOKEN_BLOCK = 64, GROUP_FLOATS = 96 * 1024 };
+
+typedef struct layout {      /* of a product's scratch */
+    int64_t quantized, scales, sums, zero, worker, worker_bytes, total;
+} layout;
+
+typedef struct slice_job {
+    const product *p;
+    const weight *w;
+    const weight_slice *slice;
+    layout at;
+    bool integer;
+    int group_rows;
+    int64_t groups, blocks, block_rows;
+} slice_job;
+
+static bool uses_integers(const run *r, const weight *w)
+{
+    return type_of(w->type)->integer && !r->f32;
+}
+
+static int group_rows_of(const matrix_shape *m)
+{
+    int64_t k = (int64_t)m->taps * depth_padded(m->depth), g = GROUP_FLOATS / k / PANEL_ROWS * PANEL_ROWS;
+    return g < PANEL_ROWS ? PANEL_ROWS : g > 128 ? 128 : (int)g;
+}
+
+static layout layout_of(const run *r, const weight *w, const matrix_shape *m, int64_t x_rows)
+{
+    layout at = {0};
+    int64_t padded = depth_padded(m->depth), k = m->taps * padded, next = 0;
+    bool integer = uses_integers(r, w), rotated = type_of(w->type)->integer && r->f32;
+    if (integer) {
+        at.quantized = next, next += (int64_t)round_up((size_t)(x_rows * padded), 64);
+        at.scales = next, next += (int64_t)round_up((size_t)x_rows * 4, 64);
+        at.sums = next, next += (int64_t)round_up((size_t)x_rows * 4, 64);
+    } else if (rotated) {
+        at.quantized = next, next += (int64_t)round_up((size_t)(x_rows * m->depth) * 4, 64);
+    }
+    at.zero = next, next += padded * 4;
+    at.worker = next;
+    int64_t pointers = (int64_t)TOKEN_BLOCK * m->taps * (int64_t)(sizeof(void *) + 8);
+    int64_t decoded = integer ? group_rows_of(m) * k : (int64_t)group_rows_of(m) * m->taps * m->depth * 4;
+    int64_t raw = PANEL_ROWS * k + 128, tile = TOKEN_BLOCK * 128 * 4, row = padded * 4;
+    at.worker_bytes = (int64_t)round_up((size_t)pointers, 64) + (int64_t)round_up((size_t)decoded, 64) + (int64_t)round_up((size_t)raw, 64) + tile +
+                      (int64_t)round_up((size_t)row, 64);
+    at.total = next + at.worker_bytes * threads_count(r->pool);
+    return at;
+}
+
+int64_t product_scratch(const run *r, int use, const matrix_shape *m, int64_t x_rows)
+{
+    return use < 0 ? 0 : layout_of(r, r->plan->use[use].weight, m, x_rows).total;
+}
+
+/* ---- the left operand: quantized, or rotated in f32, once for all slices ---- */
+
+typedef struct prepare_job {
+    const product *p;
+    layout at;
+    int block;
+    bool integer;
+} prepare_job;
+
+static void prepare_rows(void *ctx, int64_t task, int worker)
+{
+    const prepare_job *j = ctx;
+    const product *p = j->p;
+    int depth = p->m.depth, padded = depth_padded(depth);
+    float *tmp = (float *)(p->scratch + j->at.worker + worker * j->at.worker_bytes);
+    for (int64_t row = task * 16; row < (task + 1) * 16 && row < p->x_rows; row++) {
+        const float *x = p->x + row * depth;
+        if (j->integer)
+            p->r->k->quantize_row(x, depth, padded, j->block, tmp, (int8_t *)p->scratch + j->at.quantized + row * padded,
+                                  (float *)(p->scratch + j->at.scales) + row, (int32_t *)(p->scratch + j->at.sums) + row);
+        else
+            p->r->k->rotate_row(x, depth, j->block, (float *)(p->scratch + j->at.quantized) + row * depth);
+    }
+}
+
+static void prepare(const product *p, const weight *w, layout at)
+{
+    memset(p->scratch + at.zero, 0, (size_t)depth_padded(p->m.depth) * 4);
+    if (!type_of(w->type)->integer)
+        return;
+    prepare_job j = {p, at, w->rotation_log2 ? 1 << w->rotation_log2 : 0, uses_integers(p->r, w)};
+    threads_run(p->r->pool, (p->x_rows + 15) / 16, prepare_rows, &j);
+}
+
+/* ---- one group of rows against one range of tokens ---- */
+
+typedef struct worker_memory {
+    const void **a;
+    float *a_scale;
+    int32_t *a_sum;
+    char *decoded, *raw;
+    float *tile;
+} worker_memory;
+
+static worker_memory memory_of(const slice_job *j, int worker)
+{
+    const product *p = j->p;
+    char *at = p->scratch + j->at.worker + worker * j->at.worker_bytes;
+    int64_t n = (int64_t)TOKEN_BLOCK * p->m.taps, k = (int64_t)p->m.taps * depth_padded(p->m.depth);
+    worker_memory w;
+    w.a = (const void **)at;
+    w.a_scale = (float *)(at + n * (int64_t)sizeof(void *));
+    w.a_sum = (int32_t *)(w.a_scale + n);
+    at += round_up((size_t)(n * (int64_t)(sizeof(void *) + 8)), 64);
+    w.decoded = at;
+    at += round_up((size_t)(j->integer ? group_rows_of(&p->m) * k : (int64_t)group_rows_of(&p->m) * p->m.taps * p->m.depth * 4), 64);
+    w.raw = at;
+    at += round_up((size_t)(PANEL_ROWS * k + 128), 64);
+    w.tile = (float *)at;
+    return w;
+}
+
+static void point(const slice_job *j, const worker_memory *w, int64_t t0, int n)
+{
+    const product *p = j->p;
+    bool rotated = !j->integer && type_of(j->w->type)->integer;
+    int padded = depth_padded(p->m.depth);
+    for (int s = 0; s < p->m.taps; s++)
+        for (int t = 0; t < n; t++) {
+            int64_t row = p->tap ? p->tap(p->tap_ctx, t0 + t, s) : t0 + t;
+            int at = s * n + t;
+            if (j->integer) {
+                w->a[at] = row < 0 ? p->scratch + j->at.zero : p->scratch + j->at.quantized + row * padded;
+                w->a_scale[at] = row < 0 ? 0 : ((float *)(p->scratch + j->at.scales))[row];
+                w->a_sum[at] = row < 0 ? 0 : ((int32_t *)(p->scratch + j->at.sums))[row];
+            } else {
+                const float *x = rotated ? (const float *)(p->scratch + j->at.quantized) : p->x;
+                w->a[at] = row < 0 ? (const void *)(p->scratch + j->at.zero) : (const void *)(x + row * p->m.depth);
+            }
+        }
+}
+
+/* The tile to its place: bias, activation, gate, residual. */
+static void finish(const slice_job *j, const worker_memory *w, int64_t t0, int n, int64_t row0, int rows)
+{
+    const product *p = j->p;
+    const kernels *k = p->r->k;
+    for (int t = 0; t < n; t++) {
+        float *y = w->tile + (size_t)t * 128, *out = p->out + (size_t)(t0 + t) * p->out_stride + row0;
+        if (p->bias)
+            k->add_gated(y, p->bias + row0, NULL, (size_t)rows);
+        if (p->act != ACT_NONE)
+            k->activate(p->act, y, y, (size_t)rows);
+        if (!p->adding) {
+            memcpy(out, y, (size_t)rows * 4);
+            continue;
+        }
+        const float *gate = p->gate ? p->gate + (size_t)(p->first_item + (t0 + t) / p->rows_per_item) * p->gate_stride + row0 : NULL;
+        k->add_gated(out, y, gate, (size_t)rows);
+    }
+}
+
+static void multiply_f32(const slice_job *j, const worker_memory *w, const float *decoded, size_t w_stride, int rows, int n)
+{
+    const product *p = j->p;
+    p->r->k->gemm_f32((const float *const *)w->a, n, p->m.taps, p->m.depth, decoded, w_stride, rows, w->tile, 128);
+}
+
+static void multiply_i8(const slice_job *j, const worker_memory *w, const int8_t *const *panel, const float *const *scale, int rows, int n)
+{
+    const product *p = j->p;
+    for (int i = 0; i * PANEL_ROWS < rows; i++)
+        p->r->k->gemm_i8((const int8_t *const *)w->a, w->a_scale, w->a_sum, n, p->m.taps, depth_padded(p->m.depth), panel[i], scale[i],
+                         rows - i * PANEL_ROWS < PANEL_ROWS ? rows - i * PANEL_ROWS : PANEL_ROWS, w->tile + i * PANEL_ROWS, 128);
+}
+
+/* Rows first .. first + rows of the slice, decoded into the worker's memory (or used in place). */
+static const float *decode_f32(const slice_job *j, const worker_memory *w, int64_t first, int rows)
+{
+    const matrix_shape *m = &j->p->m;
+    size_t unit = type_unit_bytes(j->w->type, m), row_floats = (size_t)m->taps * (size_t)m->depth;
+    int step = type_unit_rows(j->w->type);
+    const uint8_t *at = j->slice->data + (size_t)(first / step) * unit;
+    bool oihw = j->w->oihw && m->taps > 1;
+    if (j->w->type == TYPE_F32 && !oihw && (uintptr_t)at % 4 == 0)
+        return (const float *)(const void *)at;
+    for (int i = 0; i < rows; i += PANEL_ROWS) {
+        int n = rows - i < PANEL_ROWS ? rows - i : PANEL_ROWS;
+        type_to_f32(j->p->r->k, j->w->type, m, oihw, j->slice->head, at + (size_t)(i / step) * unit, n, w->raw, (float *)(void *)w->decoded + (size_t)i * row_floats);
+    }
+    return (const float *)(void *)w->decoded;
+}
+
+static void group_task(void *ctx, int64_t task, int worker)
+{
+    const slice_job *j = ctx;
+    const product *p = j->p;
+    worker_memory w = memory_of(j, worker);
+    int64_t group = task / j->blocks, first = group * j->group_rows, t_begin = task % j->blocks * j->block_rows;
+    int64_t t_end = t_begin + j->block_rows < p->rows ? t_begin + j->block_rows : p->rows;
+    int rows = j->slice->rows - first < j->group_rows ? (int)(j->slice->rows - first) : j->group_rows;
+    const float *decoded = NULL, *scale[8];
+    const int8_t *panel[8];
+    size_t unit = type_unit_bytes(j->w->type, &p->m), k = (size_t)p->m.taps * (size_t)depth_padded(p->m.depth);
+    if (j->integer)
+        for (int i = 0; i * PANEL_ROWS < rows; i++)
+            panel[i] = type_panel_i8(p->r->k, j->w->type, &p->m, j->slice->head, j->slice->data + (size_t)(first / PANEL_ROWS + i) * unit,
+                                     (int8_t *)w.decoded + (size_t)i * PANEL_ROWS * k, &scale[i]);
+    else
+        decoded = decode_f32(j, &w, first, rows);
+    for (int64_t t0 = t_begin; t0 < t_end; t0 += TOKEN_BLOCK) {
+        int n = t_end - t0 < TOKEN_BLOCK ? (int)(t_end - t0) : TOKEN_BLOCK;
+        point(j, &w, t0, n);
+        if (j->integer)
+            multiply_i8(j, &w, panel, scale, rows, n);
+        else
+            multiply_f32(j, &w, decoded, (size_t)p->m.taps * (size_t)p->m.depth, rows, n);
+        finish(j, &w, t0, n, j->slice->first_row + first, rows);
+    }
+}
+
+void product_run(const product *p)
+{
+    run *r = p->r;
+    if (!run_ok(r))
+        return;
+    const weight *w = r->plan->use[p->use].weight;
+    layout at = layout_of(r, w, &p->m, p->x_rows);
+    weight_slice slice;
+    bool prepared = false;
+    while (stream_next(r->stream, p->use, &slice, r->st)) {
+        if (!prepared)
+            prepare(p, w, at);
+        prepared = true;
+        slice_job j = {.p = p, .w = w, .slice = &slice, .at = at, .integer = uses_integers(r, w), .group_rows = group_rows_of(&p->m)};
+        if (w->type == TYPE_F32 && !(w->oihw && p->m.taps > 1))
+            j.group_rows = 64; /* nothing is decoded: the group only shapes the tile */
+        j.groups = (slice.rows + j.group_rows - 1) / j.group_rows;
+        int64_t token_blocks = (p->rows + TOKEN_BLOCK - 1) / TOKEN_BLOCK, want = 4 * threads_count(r->pool) / j.groups + 1;
+        j.blocks = want < token_blocks ? want : token_blocks;
+        j.block_rows = (token_blocks + j.blocks - 1) / j.blocks * TOKEN_BLOCK;
+        j.blocks = (p->rows + j.block_rows - 1) / j.block_rows;
+        threads_run(r->pool, j.groups * j.blocks, group_task, &j);
+    }
+}

@@ -1,0 +1,77 @@
+/* ops.h: the whole vocabulary of a forward function. Shapes in comments; [b, t, c] is batch, tokens, channels.
+ * Unless it says "in place", an op makes a new tensor and leaves its inputs alone. */
+#ifndef PENSTOCK_OPS_H
+#define PENSTOCK_OPS_H
+
+#include "compute/run.h"
+
+/* ---- inputs and outputs (host memory; in PLAN data may be NULL) ---- */
+tensor input(run *r, const float *data, int batch, int height, int width, int channels);      /* channels last */
+tensor input_nchw(run *r, const float *data, int batch, int channels, int height, int width);  /* latents, pictures */
+void output(run *r, tensor x, float *out);
+void output_nchw(run *r, tensor x, int channels, float *out); /* the first `channels` of x */
+
+/* ---- linear layers: weight NAME.weight [out, in], bias NAME.bias [out] ---- */
+typedef struct linear_options {
+    bool no_bias;
+    bool edge;             /* a first, last, time or modulation layer: the quantizer keeps it finer */
+    activation act;        /* applied to the result */
+} linear_options;
+tensor linear(run *r, tensor x, const char *name, int out, linear_options o); /* [b, t, in] -> [b, t, out] */
+/* into += linear(x) [* gate], in place: the residual. gate: a row of a modulation (below) or NO_ROW. */
+typedef struct table_row { tensor of; int index; } table_row; /* row `index` of a [batch, rows, c] tensor, by batch item */
+#define NO_ROW ((table_row){{0, 0, 0, 0, 0, -1, -1}, 0})
+tensor linear_add(run *r, tensor into, tensor x, const char *name, table_row gate, linear_options o);
+
+/* ---- convolutions: NAME.weight [out, in, k, k], NAME.bias [out]; x is an image ---- */
+typedef struct norm {      /* group normalization whose statistics are taken; the convolution applies it as it reads its input */
+    tensor scale_shift;    /* [b, 2, c] */
+    activation act;
+} norm;
+#define NO_NORM ((norm){{0, 0, 0, 0, 0, -1, -1}, ACT_NONE})
+norm group_norm(run *r, tensor x, const char *name, int groups, float eps, activation act);
+tensor normalize(run *r, tensor x, norm n); /* the normalized tensor itself */
+typedef struct conv_options {
+    int kernel, stride, padding;
+    bool upsample;         /* nearest-neighbour doubling before it */
+    bool edge;
+    norm before;           /* NO_NORM: none */
+    tensor add_to;         /* a residual of the result's shape: the result is written into it, in place; or NO_TENSOR */
+} conv_options;
+tensor conv(run *r, tensor x, const char *name, int out, conv_options o);
+
+/* ---- norms over channels; gain NAME.weight, bias NAME.bias; name NULL: none ---- */
+tensor layer_norm(run *r, tensor x, const char *name, float eps);
+tensor rms_norm(run *r, tensor x, const char *name, float eps);
+/* layer_norm without gain, then x * (1 + scale) + shift (adaLN) */
+tensor layer_norm_modulated(run *r, tensor x, float eps, table_row scale, table_row shift);
+
+/* ---- pointwise ---- */
+tensor activate(run *r, tensor x, activation act);          /* in place */
+tensor act_mul(run *r, activation act, tensor x, tensor y); /* act(x) * y, in place on x */
+tensor add(run *r, tensor x, tensor y);                     /* in place on x */
+tensor scale(run *r, tensor x, float by);                   /* in place */
+tensor copy(run *r, tensor x);
+tensor concat_channels(run *r, const tensor *x, int count); /* same rows */
+/* A weight NAME [rows, c] plus x, by batch item -> [b, rows, c]. x is [b, 1, rows * c], or with `same` [b, 1, c], added to every row. */
+tensor modulation(run *r, tensor x, const char *name, int rows, bool same);
+tensor image_of(tensor x, int height, int width);           /* the same rows seen as an image, and back: */
+tensor sequence_of(tensor x);
+/* [b, h, w, p * p * c] -> [b, h * p, w * p, c]; the p * p * c are (row, column, channel) */
+tensor unpatchify(run *r, tensor x, int patch, int channels);
+
+/* ---- attention ---- */
+/* q [b, tq, heads * d], k, v [b, tk, heads * d] -> [b, tq, heads * d]. With qs / ks the rows are ragged: segment i of q (or batch item i of q when
+ * qs is NULL) attends to segment i of k (batch item i when ks is NULL). bias: distances of t5_distances, or NO_TENSOR. */
+tensor attention(run *r, tensor q, tensor k, tensor v, int heads, float scale, const segments *qs, const segments *ks, tensor bias);
+/* T5's relative position bias by distance: NAME.weight [buckets, heads] -> [heads, 2 * longest - 1] (key - query + longest - 1). */
+tensor t5_distances(run *r, const char *name, int buckets, int max_distance, int heads, int longest);
+
+/* ---- embeddings ---- */
+tensor embed(run *r, const char *name, const int32_t *ids, int count, int vocabulary, int width); /* [1, count, width] */
+/* Sinusoids [b, 1, dim] of b values: cos first when `cos_first`; exponent i / (dim / 2 - shift). diffusers' get_timestep_embedding. */
+tensor sinusoids(run *r, const float *values, int batch, int dim, bool cos_first, float shift);
+/* The fixed 2-d sine table [1, h * w, dim] of PatchEmbed (diffusers get_2d_sincos_pos_embed), added to x in place. */
+tensor add_sincos_2d(run *r, tensor x, int base_size, float interpolation_scale);
+
+#endif

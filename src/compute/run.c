@@ -1,0 +1,374 @@
+#include "compute/run.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+/* ---- scopes and the arena ---- */
+
+scope enter(run *r, const char *format, ...)
+{
+    scope s = {r->arena.serial, (int)strlen(r->prefix)};
+    char part[NAME_BYTES];
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(part, sizeof part, format, args);
+    va_end(args);
+    if (n > 0 && s.prefix_length + n + 2 < NAME_BYTES) {
+        memcpy(r->prefix + s.prefix_length, part, (size_t)n);
+        r->prefix[s.prefix_length + n] = '.';
+        r->prefix[s.prefix_length + n + 1] = 0;
+    } else if (n > 0) {
+        status_set(r->st, STATUS_BAD_FILE, "%s: names of tensors are longer than %d", r->component, NAME_BYTES);
+    }
+    return s;
+}
+
+tensor leave(run *r, scope s, tensor keep)
+{
+    r->prefix[s.prefix_length] = 0;
+    arena_free_since(&r->arena, s.mark, keep.owner);
+    return keep;
+}
+
+int64_t scratch_new(run *r, int64_t bytes)
+{
+    if (!run_ok(r))
+        return -1;
+    int64_t place = arena_alloc(&r->arena, bytes);
+    if (place < 0)
+        status_set(r->st, STATUS_BAD_FILE, "%s%s: an activation of %" PRId64 " bytes does not fit the arena", r->component, r->prefix, bytes);
+    if (r->plan && !r->live && (uint64_t)r->arena.peak > r->plan->arena_bytes)
+        r->plan->arena_bytes = (uint64_t)r->arena.peak;
+    return place;
+}
+
+void scratch_drop(run *r, int64_t place)
+{
+    if (place >= 0 && run_ok(r))
+        arena_free(&r->arena, place);
+}
+
+tensor tensor_new(run *r, int batch, int height, int width, int channels)
+{
+    tensor t = {batch, height, width, channels, 0, -1, -1};
+    if (batch <= 0 || height <= 0 || width <= 0 || channels <= 0) {
+        status_set(r->st, STATUS_BAD_FILE, "%s %s: an activation of [%d, %d x %d, %d]", r->component, r->prefix, batch, height, width, channels);
+        return t;
+    }
+    double bytes = 4.0 * batch * height * width * channels;
+    if (bytes > 1e13) {
+        status_set(r->st, STATUS_BAD_FILE, "%s %s: an activation of %.0f bytes", r->component, r->prefix, bytes);
+        return t;
+    }
+    t.place = t.owner = scratch_new(r, (int64_t)bytes);
+    return t;
+}
+
+tensor tensor_like(run *r, tensor x, int channels)
+{
+    tensor t = tensor_new(r, x.batch, x.height, x.width, channels);
+    t.first_batch = x.first_batch;
+    return t;
+}
+
+void drop(run *r, tensor t)
+{
+    if (t.place >= 0 && t.place == t.owner)
+        scratch_drop(r, t.place);
+}
+
+void run_operations(run *r, double operations)
+{
+    if (!r->live)
+        r->plan->operations += (uint64_t)(operations * r->region_repeats);
+}
+
+/* ---- regions ---- */
+
+region region_rows(run *r, tensor x)
+{
+    int64_t tokens = tensor_tokens(x);
+    bool whole = r->lever.slab_rows == 0 || r->lever.slab_rows >= tokens;
+    return (region){.x = x, .rows = whole ? 1 : tokens * x.batch, .step = whole ? 1 : r->lever.slab_rows, .repeated = !whole,
+                    .mark = r->arena.serial, .first_use = r->use};
+}
+
+static void region_enter(run *r, region *g)
+{
+    g->begun = true;
+    g->mark = r->arena.serial;
+    g->first_use = r->use;
+    if (!g->repeated)
+        return;
+    assert(r->region == 0); /* regions do not nest */
+    r->region = ++r->regions;
+    if (r->live)
+        stream_region_begin(r->stream, g->first_use);
+    else
+        r->region_repeats = (double)tensor_rows(g->x) / (double)g->step;
+}
+
+static void region_leave(run *r, region *g)
+{
+    if (!g->repeated)
+        return;
+    r->region = 0;
+    r->region_repeats = 1;
+    if (r->live && run_ok(r))
+        stream_region_end(r->stream);
+}
+
+static tensor slab_of(const region *g)
+{
+    tensor t = g->x;
+    if (!g->repeated)
+        return t;
+    int64_t tokens = tensor_tokens(t), in_item = g->row % tokens;
+    int64_t n = tokens - in_item < g->step ? tokens - in_item : g->step;
+    t.first_batch = t.first_batch + (int32_t)(g->row / tokens);
+    t.batch = 1;
+    t.height = 1;
+    t.width = (int32_t)n;
+    t.place += g->row * t.channels * 4;
+    return t;
+}
+
+bool region_next(run *r, region *g, tensor *slab)
+{
+    if (!g->begun) {
+        region_enter(r, g);
+    } else {
+        arena_free_since(&r->arena, g->mark, -1);
+        int64_t tokens = tensor_tokens(g->x), in_item = g->row % tokens;
+        g->row += g->repeated ? (tokens - in_item < g->step ? tokens - in_item : g->step) : 1;
+        g->uses = r->use - g->first_use;
+        if (g->row >= g->rows || !r->live || !run_ok(r)) {
+            region_leave(r, g);
+            return false;
+        }
+        r->use = g->first_use;
+        stream_region_again(r->stream);
+    }
+    *slab = slab_of(g);
+    return true;
+}
+
+/* ---- weights ---- */
+
+static bool full_name(run *r, const char *name, char out[NAME_BYTES])
+{
+    int n = snprintf(out, NAME_BYTES, "%s%s", r->prefix, name);
+    return n > 0 && n < NAME_BYTES ? true : status_set(r->st, STATUS_BAD_FILE, "%s: a tensor's name is too long", r->component);
+}
+
+/* The name with one part spelled another way; false when the part is not in it. */
+static bool respell(const char *name, const name_alias *a, char out[NAME_BYTES])
+{
+    const char *at = strstr(name, a->ours);
+    if (!at)
+        return false;
+    int n = snprintf(out, NAME_BYTES, "%.*s%s%s", (int)(at - name), name, a->theirs, at + strlen(a->ours));
+    return n > 0 && n < NAME_BYTES;
+}
+
+static const weight *look_up(run *r, const char *name)
+{
+    const weight *w = source_find(r->source, r->component, name);
+    char other[NAME_BYTES];
+    for (const name_alias *a = r->alias; !w && a && a->ours; a++)
+        if (respell(name, a, other))
+            w = source_find(r->source, r->component, other);
+    return w;
+}
+
+bool weight_exists(run *r, const char *name)
+{
+    char full[NAME_BYTES];
+    return run_ok(r) && full_name(r, name, full) && (r->imagine || look_up(r, full));
+}
+
+static const weight *imagine(run *r, const char *name, int dims, const int64_t *shape, matrix_shape m)
+{
+    plan *p = r->plan;
+    for (int i = 0; i < p->imagined_count; i++)
+        if (strcmp(p->imagined[i]->name, name) == 0)
+            return p->imagined[i];
+    weight **list = mem_resize(p->imagined, (size_t)p->imagined_count + 1, sizeof *list, "plan", r->st);
+    if (!list)
+        return NULL;
+    p->imagined = list;
+    weight *w = mem_alloc(1, sizeof *w, "plan", r->st);
+    char *copy = w ? mem_string(name, r->st) : NULL;
+    weight_part *part = copy ? mem_alloc(1, sizeof *part, "plan", r->st) : NULL;
+    if (!part) {
+        mem_free(copy);
+        mem_free(w);
+        return NULL;
+    }
+    *part = (weight_part){.rows = m.rows, .extent = -1};
+    *w = (weight){.component = r->component, .name = copy, .type = TYPE_F32, .dims = dims, .matrix = m, .oihw = m.taps > 1, .file = -1,
+                  .parts = 1, .part = part};
+    memcpy(w->shape, shape, (size_t)dims * sizeof *shape);
+    type_matrix_bytes(TYPE_F32, &m, &part->bytes);
+    p->imagined[p->imagined_count++] = w;
+    return w;
+}
+
+static void shape_text(char *out, size_t room, int dims, const int64_t *shape)
+{
+    size_t n = 0;
+    out[0] = 0;
+    for (int i = 0; i < dims && n < room; i++)
+        n += (size_t)snprintf(out + n, room - n, "%s%" PRId64, i ? "x" : "", shape[i]);
+}
+
+/* Trailing ones do not count: a 1x1 convolution is a linear layer. */
+static bool same_shape(const weight *w, int dims, const int64_t *shape)
+{
+    int have = w->dims;
+    while (have > dims && w->shape[have - 1] == 1)
+        have--;
+    while (dims > have && shape[dims - 1] == 1)
+        dims--;
+    return have == dims && memcmp(w->shape, shape, (size_t)dims * sizeof *shape) == 0;
+}
+
+static const weight *find_shaped(run *r, const char *name, int dims, const int64_t *shape, matrix_shape m)
+{
+    char full[NAME_BYTES], want[96], has[96];
+    if (!full_name(r, name, full))
+        return NULL;
+    if (r->imagine)
+        return imagine(r, full, dims, shape, m);
+    const weight *w = look_up(r, full);
+    shape_text(want, sizeof want, dims, shape);
+    if (!w) {
+        status_set(r->st, STATUS_BAD_FILE, "%s: tensor %s%s%s is missing (the network wants %s)", r->source->path, r->component,
+                   r->component[0] ? "/" : "", full, want);
+        return NULL;
+    }
+    if (!same_shape(w, dims, shape)) {
+        shape_text(has, sizeof has, w->dims, w->shape);
+        status_set(r->st, STATUS_BAD_FILE, "%s: tensor %s%s%s: file has %s, the network wants %s", r->source->path, r->component,
+                   r->component[0] ? "/" : "", full, has, want);
+        return NULL;
+    }
+    return w;
+}
+
+static int add_use(run *r, plan_use u)
+{
+    plan *p = r->plan;
+    if (p->uses == p->room) {
+        int room = p->room ? p->room * 2 : 64;
+        plan_use *more = mem_resize(p->use, (size_t)room, sizeof *more, "plan", r->st);
+        if (!more)
+            return -1;
+        p->use = more;
+        p->room = room;
+    }
+    p->use[p->uses] = u;
+    return p->uses++;
+}
+
+/* LIVE: the next use must be the one that PLAN recorded. */
+static int take_use(run *r, const weight *w)
+{
+    assert(r->use < r->plan->uses && r->plan->use[r->use].weight == w);
+    return r->use++;
+}
+
+static void count_matrix(plan *p, const plan_use *u)
+{
+    uint64_t bytes = 0;
+    for (int i = 0; i < u->weight->parts; i++)
+        bytes += u->weight->part[i].bytes;
+    p->stream_bytes += bytes;
+    p->operations += u->operations;
+    uint64_t unit = type_unit_bytes(u->weight->type, &u->matrix) + type_head_bytes(u->weight->type);
+    if (unit > p->largest_unit)
+        p->largest_unit = unit;
+    if (!u->region)
+        return;
+    uint64_t held = 0;
+    for (int i = 0; i < p->uses; i++)
+        if (p->use[i].region == u->region && p->use[i].role != ROLE_VECTOR)
+            for (int j = 0; j < p->use[i].weight->parts; j++)
+                held += p->use[i].weight->part[j].bytes;
+    if (held > p->region_bytes)
+        p->region_bytes = held;
+}
+
+int use_matrix(run *r, const char *name, weight_role role, int64_t rows, int kernel, int64_t depth, double times)
+{
+    if (!run_ok(r))
+        return -1;
+    int64_t shape[4] = {rows, depth, kernel, kernel};
+    matrix_shape m = {rows, kernel * kernel, (int32_t)depth};
+    const weight *w = find_shaped(r, name, 4, shape, m);
+    if (!w)
+        return -1;
+    if (r->live)
+        return take_use(r, w);
+    plan_use u = {.weight = w, .role = role, .matrix = m, .region = r->region,
+                  .operations = (uint64_t)(2.0 * (double)rows * m.taps * (double)depth * times * r->region_repeats)};
+    int n = add_use(r, u);
+    if (n >= 0)
+        count_matrix(r->plan, &u);
+    return r->use = n + 1, n;
+}
+
+int use_vector(run *r, const char *name, int64_t rows, int64_t columns)
+{
+    if (!run_ok(r))
+        return -1;
+    int64_t shape[2] = {rows, columns ? columns : 1};
+    matrix_shape m = {columns ? rows : 1, 1, (int32_t)(columns ? columns : rows)};
+    const weight *w = find_shaped(r, name, columns ? 2 : 1, shape, m);
+    if (!w)
+        return -1;
+    if (r->live)
+        return take_use(r, w);
+    int n = add_use(r, (plan_use){.weight = w, .role = ROLE_VECTOR, .matrix = m, .region = r->region});
+    if (n >= 0)
+        r->plan->vector_bytes += round_up((size_t)(rows * (columns ? columns : 1)) * 4, 64);
+    return r->use = n + 1, n;
+}
+
+int use_embedding(run *r, const char *name, int64_t rows, int64_t depth, int64_t gathered)
+{
+    if (!run_ok(r))
+        return -1;
+    int64_t shape[2] = {rows, depth};
+    matrix_shape m = {rows, 1, (int32_t)depth};
+    const weight *w = find_shaped(r, name, 2, shape, m);
+    if (!w)
+        return -1;
+    if (r->live)
+        return take_use(r, w);
+    int n = add_use(r, (plan_use){.weight = w, .role = ROLE_EMBEDDING, .matrix = m, .rows_gathered = gathered});
+    if (n >= 0)
+        r->plan->gather_bytes += (uint64_t)gathered * type_unit_bytes(w->type, &m);
+    return r->use = n + 1, n;
+}
+
+bool run_begin(run *r)
+{
+    arena_reset(&r->arena);
+    r->use = 0;
+    r->regions = r->region = 0;
+    r->region_repeats = 1;
+    r->prefix[0] = 0;
+    return r->live ? stream_begin(r->stream, r->st) : run_ok(r);
+}
+
+bool run_end(run *r)
+{
+    assert(!run_ok(r) || !r->live || r->use == r->plan->uses);
+    return run_ok(r);
+}

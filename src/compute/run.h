@@ -1,0 +1,91 @@
+/* run.h: one pass over a model's forward function.
+ *
+ * The same function is executed in PLAN (ops infer shapes, move the measuring arena, look weights up and write them down in order)
+ * and in LIVE (ops compute; use n must be entry n of the plan). The first error sticks in the run; every op then does
+ * nothing, so that a forward function contains no error handling. */
+#ifndef PENSTOCK_RUN_H
+#define PENSTOCK_RUN_H
+
+#include "base/threads.h"
+#include "compute/arena.h"
+#include "compute/tensor.h"
+#include "simd/kernels.h"
+#include "weights/stream.h"
+
+typedef struct levers {      /* how a plan is made to fit; never changes a result */
+    int64_t slab_rows;       /* regions run in slabs of at most that many tokens; 0: whole */
+    int64_t band_bytes;      /* convolutions prepare their input in bands of rows of at most that size */
+} levers;
+
+typedef struct name_alias {  /* another spelling that a checkpoint may use for part of a tensor's name */
+    const char *ours, *theirs;
+} name_alias;
+
+enum { NAME_BYTES = 256 };
+
+typedef struct run {
+    bool live;
+    status *st;
+    arena arena;
+    char *base;              /* LIVE: the arena's memory */
+    plan *plan;
+    int use;                 /* next entry of the plan */
+    stream *stream;
+    const kernels *k;
+    threads *pool;
+    bool f32;                /* --precision f32: no quantized activations */
+    levers lever;
+    const source *source;
+    const char *component;
+    const name_alias *alias; /* ends with {NULL, NULL} */
+    bool imagine;            /* PLAN: the component has no weights, make them up from the shapes asked for */
+    char prefix[NAME_BYTES];
+    int32_t regions;         /* counted, for plan_use.region */
+    int32_t region;          /* the one we are in, 0 none */
+    double region_repeats;   /* PLAN: how often its operations will run */
+} run;
+
+typedef struct scope {
+    uint64_t mark;
+    int prefix_length;
+} scope;
+
+/* Names are relative to the scopes entered. leave() frees every tensor made since enter() but `keep`. */
+scope enter(run *r, const char *format, ...) __attribute__((format(printf, 2, 3)));
+tensor leave(run *r, scope s, tensor keep);
+void drop(run *r, tensor t);
+
+/* A row-local stretch: `for (tensor s; region_next(r, &g, &s);)` hands out views of x, slab by slab (in PLAN the largest one, once); what an
+ * iteration allocates is freed at its end, its weights stay until the region ends. Ops inside write back into views in place. */
+typedef struct region {
+    tensor x;
+    int64_t rows, step, row;
+    uint64_t mark;
+    int first_use, uses;
+    bool begun, repeated;
+} region;
+region region_rows(run *r, tensor x);
+bool region_next(run *r, region *g, tensor *slab);
+
+/* ---- for ops ---- */
+static const tensor NO_TENSOR = {0, 0, 0, 0, 0, -1, -1};
+static inline bool run_ok(const run *r) { return r->st->code == STATUS_OK; }
+tensor tensor_new(run *r, int batch, int height, int width, int channels);
+tensor tensor_like(run *r, tensor x, int channels);
+int64_t scratch_new(run *r, int64_t bytes);   /* drop with scratch_drop */
+void scratch_drop(run *r, int64_t place);
+static inline void *run_at(const run *r, int64_t place) { return r->base + place; }
+static inline float *tensor_data(const run *r, tensor t) { return (float *)(r->base + t.place); }
+void run_operations(run *r, double operations);
+
+/* Look a weight up, check its shape, and take the next place in the plan. Returns the use's number, -1 on error.
+ * A matrix may be stored [rows, depth], or [rows, depth, 1, 1]; a convolution [rows, depth, kh, kw]. */
+int use_matrix(run *r, const char *name, weight_role role, int64_t rows, int kernel, int64_t depth, double times);
+int use_vector(run *r, const char *name, int64_t rows, int64_t columns); /* columns 0: a vector of `rows` */
+int use_embedding(run *r, const char *name, int64_t rows, int64_t depth, int64_t gathered);
+bool weight_exists(run *r, const char *name); /* for optional ones; imagined models: true */
+
+bool run_begin(run *r);                       /* LIVE: a pass begins */
+bool run_end(run *r);                         /* all uses were taken */
+
+#endif

@@ -1,0 +1,533 @@
+#include "weights/stream.h"
+
+#include <pthread.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "base/mem.h"
+#include "weights/stream_units.h"
+
+enum { ENTRIES = 4096, HEAD_BYTES = 256 };
+
+typedef struct entry {        /* a unit that has been read, in the ring or in its pin */
+    int unit;
+    uint8_t *data;            /* the unit's first byte */
+    size_t start, bytes;      /* its slot in the ring; bytes 0: pinned */
+} entry;
+
+typedef struct held_slice {
+    int use;
+    weight_slice slice;
+} held_slice;
+
+struct stream {
+    const plan *plan;
+    const source *source;
+    const kernels *k;
+    residency how;
+    unit_list units;
+    float *vectors;
+    size_t *vector_at;        /* [uses], floats */
+    uint8_t *heads;           /* [uses][HEAD_BYTES] */
+    bool *checked;            /* [extents]: its checksum was right */
+
+    int use, unit;            /* the consumer's place: next unit of that use */
+    int pass;
+    bool in_region, replay;
+    int region_first;
+    held_slice *held;
+    int held_count, held_room, held_next;
+
+    uint8_t *ring, *pins;
+    size_t ring_bytes, pin_bytes, head, tail;
+    entry *fifo;              /* [ENTRIES]: oldest .. oldest + filled; the first `taken` are in use by the consumer */
+    int oldest, filled, taken;
+    int in_ring;              /* entries whose slots lie in the ring */
+    int passes_left;
+    bool quit, finished;
+    status error;
+    pthread_t reader;
+    bool reading;
+    pthread_mutex_t lock;
+    pthread_cond_t room, news;
+
+    XXH3_state_t *hash;       /* of the extent that the reader is in */
+    int hash_extent;
+    uint64_t hash_next;       /* the file offset that it expects next, so that a seek is noticed */
+};
+
+/* ---- sizes, for the plan ---- */
+
+uint64_t stream_least_ring(const plan *p, uint64_t unit_bytes)
+{
+    unit_list l;
+    status st = STATUS_INIT;
+    if (!units_build(&l, p, unit_bytes, &st))
+        return 0;
+    uint64_t largest = 0, region = 0, most_region = 0;
+    for (int i = 0, now = 0; i < l.count; i++) {
+        uint64_t slot = unit_slot_bytes(&l.unit[i]);
+        int id = p->use[l.unit[i].use].region;
+        region = id && id == now ? region + slot : id ? slot : 0;
+        now = id;
+        largest = slot > largest ? slot : largest;
+        most_region = region > most_region ? region : most_region;
+    }
+    units_free(&l);
+    return most_region + 2 * largest + IO_ALIGN;
+}
+
+uint64_t stream_fixed_bytes(const plan *p, uint64_t unit_bytes)
+{
+    uint64_t units = unit_bytes ? p->stream_bytes / unit_bytes + (uint64_t)p->uses * 2 : 0;
+    return p->vector_bytes + (uint64_t)p->uses * (HEAD_BYTES + sizeof(size_t) + 64) + units * 2 * sizeof(unit) + ENTRIES * sizeof(entry);
+}
+
+/* ---- checksums ---- */
+
+static bool bad_checksum(const stream *s, const char *component, const char *name, status *st)
+{
+    return status_set(st, STATUS_BAD_FILE, "%s: tensor %s%s%s: its bytes do not match their checksum, the file is damaged", s->source->path,
+                      component, component[0] ? "/" : "", name);
+}
+
+static bool check_extent(stream *s, const weight *w, int extent_index, status *st)
+{
+    if (extent_index < 0 || s->checked[extent_index])
+        return true;
+    const extent *e = &s->source->extent[extent_index];
+    io *f = s->source->file[e->file];
+    XXH3_state_t *h = XXH3_createState();
+    uint8_t *block = mem_alloc(1, 1 << 18, "checksum", st);
+    if (!h || !block) {
+        XXH3_freeState(h);
+        mem_free(block);
+        return status_set(st, STATUS_FAILED, "checksum: out of memory");
+    }
+    XXH3_64bits_reset(h);
+    for (uint64_t at = 0; at < e->bytes && status_ok(st); at += 1 << 18) {
+        size_t n = e->bytes - at < (1 << 18) ? (size_t)(e->bytes - at) : (size_t)1 << 18;
+        if (io_read(f, e->offset + at, block, n, st))
+            XXH3_64bits_update(h, block, n);
+    }
+    bool same = XXH3_64bits_digest(h) == e->xxh3;
+    XXH3_freeState(h);
+    mem_free(block);
+    if (!status_ok(st))
+        return false;
+    if (!same)
+        return bad_checksum(s, w->component, w->name, st);
+    s->checked[extent_index] = true;
+    return true;
+}
+
+/* A part that is an extent by itself is hashed as it streams by; shared extents are small and are checked at the start. */
+static bool hashed_in_flight(const stream *s, const weight_part *p)
+{
+    return p->extent >= 0 && s->source->extent[p->extent].bytes == p->bytes && s->source->extent[p->extent].offset == p->offset;
+}
+
+static bool hash_unit(stream *s, const unit *u, const uint8_t *data, status *st)
+{
+    const weight *w = s->plan->use[u->use].weight;
+    const weight_part *p = &w->part[u->part];
+    if (!hashed_in_flight(s, p) || s->checked[p->extent])
+        return true;
+    if (u->offset == p->offset) {
+        XXH3_64bits_reset(s->hash);
+        s->hash_extent = p->extent;
+    } else if (s->hash_extent != p->extent || s->hash_next != u->offset) {
+        return true;
+    }
+    XXH3_64bits_update(s->hash, data, u->bytes);
+    s->hash_next = u->offset + u->bytes;
+    if (s->hash_next < p->offset + p->bytes)
+        return true;
+    if (XXH3_64bits_digest(s->hash) != s->source->extent[p->extent].xxh3)
+        return bad_checksum(s, w->component, w->name, st);
+    s->checked[p->extent] = true;
+    return true;
+}
+
+/* ---- vectors ---- */
+
+static bool load_vector(stream *s, int use, size_t at, status *st)
+{
+    const plan_use *u = &s->plan->use[use];
+    const weight *w = u->weight;
+    size_t row = type_unit_bytes(w->type, &u->matrix), bytes = row * (size_t)u->matrix.rows;
+    if (type_of(w->type)->panels || w->type == TYPE_Q8_ROWS || w->parts != 1 || w->part[0].bytes < bytes)
+        return status_set(st, STATUS_BAD_FILE, "%s: tensor %s/%s: %s is no type for a vector", s->source->path, w->component, w->name, type_of(w->type)->name);
+    if (s->source->container && !check_extent(s, w, w->part[0].extent, st))
+        return false;
+    uint8_t *raw = mem_alloc(1, bytes, "vector", st);
+    if (raw && io_read(s->source->file[w->file], w->part[0].offset, raw, bytes, st))
+        for (int64_t r = 0; r < u->matrix.rows; r++)
+            type_row_to_f32(s->k, w->type, u->matrix.depth, raw + (size_t)r * row, s->vectors + at + (size_t)(r * u->matrix.depth));
+    mem_free(raw);
+    return status_ok(st);
+}
+
+static bool load_vectors(stream *s, status *st)
+{
+    size_t at = 0;
+    for (int i = 0; i < s->plan->uses && status_ok(st); i++) {
+        const plan_use *u = &s->plan->use[i];
+        if (u->role != ROLE_VECTOR) {
+            for (int p = 0; s->source->container && p < u->weight->parts; p++)
+                if (!hashed_in_flight(s, &u->weight->part[p]) && u->role != ROLE_EMBEDDING)
+                    check_extent(s, u->weight, u->weight->part[p].extent, st);
+            continue;
+        }
+        s->vector_at[i] = at;
+        load_vector(s, i, at, st);
+        at += round_up((size_t)(u->matrix.rows * u->matrix.depth), 16);
+    }
+    return status_ok(st);
+}
+
+const float *stream_vector(const stream *s, int use) { return s->vectors + s->vector_at[use]; }
+
+bool stream_gather(stream *s, int use, const int32_t *rows, int count, float *out, status *st)
+{
+    const plan_use *u = &s->plan->use[use];
+    const weight *w = u->weight;
+    size_t bytes = type_unit_bytes(w->type, &u->matrix), head = type_head_bytes(w->type);
+    uint8_t *raw = mem_alloc(1, bytes, "embedding", st);
+    for (int i = 0; i < count && raw && status_ok(st); i++) {
+        const weight_part *p = w->part;
+        while (p < w->part + w->parts && (rows[i] < p->first_row || rows[i] >= p->first_row + p->rows))
+            p++;
+        if (p == w->part + w->parts) {
+            status_set(st, STATUS_BAD_FILE, "%s: tensor %s/%s has no row %d", s->source->path, w->component, w->name, rows[i]);
+            break;
+        }
+        if (io_read(s->source->file[w->file], p->offset + head + (uint64_t)(rows[i] - p->first_row) * bytes, raw, bytes, st))
+            type_row_to_f32(s->k, w->type, u->matrix.depth, raw, out + (size_t)i * (size_t)u->matrix.depth);
+    }
+    mem_free(raw);
+    return status_ok(st);
+}
+
+/* ---- the reader ---- */
+
+/* A contiguous stretch of the ring, or false when there is none yet. */
+static bool place_in_ring(stream *s, size_t bytes, size_t *start)
+{
+    if (s->in_ring == 0)
+        s->head = s->tail = 0;
+    if (s->filled == ENTRIES)
+        return false;
+    if (s->in_ring == 0 || s->tail > s->head) {
+        if (s->ring_bytes - s->tail >= bytes)
+            *start = s->tail;
+        else if (s->head > bytes)
+            *start = 0;
+        else
+            return false;
+    } else if (s->head > s->tail + bytes) {
+        *start = s->tail;
+    } else {
+        return false;
+    }
+    return true;
+}
+
+static bool read_unit(stream *s, const unit *u, uint8_t *slot, uint8_t **data, status *st)
+{
+    io *f = s->source->file[s->plan->use[u->use].weight->file];
+    uint64_t begin = u->offset / IO_ALIGN * IO_ALIGN, lead = u->offset - begin;
+    size_t got = 0;
+    if (!io_read_direct(f, begin, slot, unit_slot_bytes(u), &got, st))
+        return false;
+    if (got < lead + u->bytes)
+        return status_set(st, STATUS_BAD_FILE, "%s: ends at %llu, in the middle of tensor %s", io_name(f), (unsigned long long)(begin + got),
+                          s->plan->use[u->use].weight->name);
+    *data = slot + lead;
+    return hash_unit(s, u, *data, st);
+}
+
+static bool wait_for_room(stream *s, size_t bytes, size_t *start)
+{
+    while (!s->quit && !place_in_ring(s, bytes, start))
+        pthread_cond_wait(&s->room, &s->lock);
+    return !s->quit;
+}
+
+static bool read_one(stream *s, int i, int pass, status *st)
+{
+    unit *u = &s->units.unit[i];
+    if (u->pinned && pass > 0)
+        return true;
+    size_t bytes = unit_slot_bytes(u), start = s->tail;
+    pthread_mutex_lock(&s->lock);
+    bool go = u->pinned ? !s->quit : wait_for_room(s, bytes, &start);
+    while (go && s->filled == ENTRIES) {
+        pthread_cond_wait(&s->room, &s->lock);
+        go = !s->quit;
+    }
+    pthread_mutex_unlock(&s->lock);
+    if (!go)
+        return false;
+    uint8_t *data;
+    if (!read_unit(s, u, u->pinned ? u->pin : s->ring + start, &data, st))
+        return false;
+    pthread_mutex_lock(&s->lock);
+    s->fifo[(s->oldest + s->filled) % ENTRIES] = (entry){i, data, start, u->pinned ? 0 : bytes};
+    s->filled++;
+    if (!u->pinned) {
+        s->tail = start + bytes;
+        s->in_ring++;
+    }
+    pthread_cond_signal(&s->news);
+    pthread_mutex_unlock(&s->lock);
+    return true;
+}
+
+static void *reader_main(void *arg)
+{
+    stream *s = arg;
+    status st = STATUS_INIT;
+    int passes = s->passes_left;
+    for (int pass = 0; pass < passes; pass++)
+        for (int i = 0; i < s->units.count; i++)
+            if (!read_one(s, i, pass, &st))
+                goto out;
+out:
+    pthread_mutex_lock(&s->lock);
+    s->error = st;
+    s->finished = true;
+    pthread_cond_signal(&s->news);
+    pthread_mutex_unlock(&s->lock);
+    return NULL;
+}
+
+/* ---- the consumer ---- */
+
+/* Give the slots of the entries taken so far back to the reader. Called with the lock held. */
+static void release_taken(stream *s)
+{
+    for (; s->taken > 0; s->taken--) {
+        s->in_ring -= s->fifo[s->oldest].bytes > 0;
+        s->oldest = (s->oldest + 1) % ENTRIES;
+        s->filled--;
+    }
+    for (int i = 0; i < s->filled; i++) {
+        const entry *e = &s->fifo[(s->oldest + i) % ENTRIES];
+        if (e->bytes) {
+            s->head = e->start;
+            break;
+        }
+    }
+    pthread_cond_signal(&s->room);
+}
+
+static void keep_head(stream *s, const unit *u, uint8_t **data)
+{
+    if (!u->head_bytes)
+        return;
+    memcpy(s->heads + (size_t)u->use * HEAD_BYTES, *data, u->head_bytes);
+    *data += u->head_bytes;
+}
+
+static bool take_unit(stream *s, int i, weight_slice *out, status *st)
+{
+    unit *u = &s->units.unit[i];
+    uint8_t *data = NULL;
+    if (u->pinned && s->pass > 0) {
+        data = u->pin + u->offset % IO_ALIGN;
+    } else {
+        pthread_mutex_lock(&s->lock);
+        if (!s->in_region)
+            release_taken(s);
+        while (s->filled == s->taken && !s->finished)
+            pthread_cond_wait(&s->news, &s->lock);
+        if (s->filled > s->taken)
+            data = s->fifo[(s->oldest + s->taken++) % ENTRIES].data;
+        else if (!status_ok(&s->error))
+            status_set(st, s->error.code, "%s", s->error.text);
+        pthread_mutex_unlock(&s->lock);
+    }
+    if (!data)
+        return status_set(st, STATUS_FAILED, "stream: ended before unit %d", i);
+    keep_head(s, u, &data);
+    *out = (weight_slice){type_head_bytes(s->plan->use[u->use].weight->type) ? s->heads + (size_t)u->use * HEAD_BYTES : NULL, data, u->first_row, u->rows};
+    return true;
+}
+
+static bool take_mapped(stream *s, const unit *u, weight_slice *out, status *st)
+{
+    const weight *w = s->plan->use[u->use].weight;
+    io *f = s->source->file[w->file];
+    const uint8_t *map = io_map(f, st);
+    if (!map)
+        return false;
+    if (u->offset + u->bytes > io_size(f))
+        return status_set(st, STATUS_BAD_FILE, "%s: ends in the middle of tensor %s", io_name(f), w->name);
+    const uint8_t *data = map + u->offset;
+    if (s->pass == 0) {
+        io_count_mapped(f, u->bytes);
+        if (s->source->container && !hash_unit(s, u, data, st))
+            return false;
+    }
+    *out = (weight_slice){u->head_bytes ? data : NULL, data + u->head_bytes, u->first_row, u->rows};
+    if (!u->head_bytes && type_head_bytes(w->type))
+        out->head = map + w->part[u->part].offset;
+    return true;
+}
+
+static bool replay_held(stream *s, int use, weight_slice *out)
+{
+    if (s->held_next < s->held_count && s->held[s->held_next].use == use) {
+        *out = s->held[s->held_next++].slice;
+        return true;
+    }
+    return false;
+}
+
+static bool hold(stream *s, int use, const weight_slice *slice, status *st)
+{
+    if (s->held_count == s->held_room) {
+        int room = s->held_room ? s->held_room * 2 : 64;
+        held_slice *more = mem_resize(s->held, (size_t)room, sizeof *more, "stream", st);
+        if (!more)
+            return false;
+        s->held = more;
+        s->held_room = room;
+    }
+    s->held[s->held_count++] = (held_slice){use, *slice};
+    return true;
+}
+
+bool stream_next(stream *s, int use, weight_slice *out, status *st)
+{
+    if (!status_ok(st))
+        return false;
+    if (s->replay)
+        return replay_held(s, use, out);
+    if (use != s->use) {
+        s->use = use;
+        s->unit = s->units.first[use];
+    }
+    if (s->unit >= s->units.first[use + 1])
+        return false;
+    int i = s->unit++;
+    bool ok = s->how.mapped ? take_mapped(s, &s->units.unit[i], out, st) : take_unit(s, i, out, st);
+    return ok && (!s->in_region || hold(s, use, out, st));
+}
+
+void stream_region_begin(stream *s, int first)
+{
+    pthread_mutex_lock(&s->lock);
+    if (!s->how.mapped)
+        release_taken(s);
+    pthread_mutex_unlock(&s->lock);
+    s->in_region = true;
+    s->replay = false;
+    s->region_first = first;
+    s->held_count = s->held_next = 0;
+}
+
+void stream_region_again(stream *s)
+{
+    if (!s->in_region)
+        return;
+    s->replay = true;
+    s->held_next = 0;
+}
+
+void stream_region_end(stream *s)
+{
+    s->in_region = s->replay = false;
+    s->held_count = 0;
+}
+
+/* ---- opening ---- */
+
+static bool start_reader(stream *s, status *st)
+{
+    uint64_t pinned = units_pin(&s->units, s->how.pin_bytes);
+    bool all = true;
+    for (int i = 0; i < s->units.count; i++)
+        all = all && s->units.unit[i].pinned;
+    s->pin_bytes = pinned;
+    s->ring_bytes = all ? 0 : s->how.ring_bytes / IO_ALIGN * IO_ALIGN;
+    s->fifo = mem_alloc(ENTRIES, sizeof *s->fifo, "stream", st);
+    if (pinned && status_ok(st))
+        s->pins = mem_map(pinned, "pinned weights", st);
+    if (s->ring_bytes && status_ok(st))
+        s->ring = mem_map(s->ring_bytes, "weights in flight", st);
+    if (!status_ok(st))
+        return false;
+    size_t at = 0;
+    for (int i = 0; i < s->units.count; i++)
+        if (s->units.unit[i].pinned) {
+            s->units.unit[i].pin = s->pins + at;
+            at += unit_slot_bytes(&s->units.unit[i]);
+        }
+    s->reading = pthread_create(&s->reader, NULL, reader_main, s) == 0;
+    return s->reading || status_set(st, STATUS_FAILED, "stream: cannot start its reader thread");
+}
+
+stream *stream_open(const plan *p, const source *src, const residency *how, int passes, const kernels *k, status *st)
+{
+    stream *s = mem_alloc(1, sizeof *s, "stream", st);
+    if (!s)
+        return NULL;
+    *s = (stream){.plan = p, .source = src, .k = k, .how = *how, .use = -1, .pass = -1, .passes_left = passes, .hash_extent = -1};
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->room, NULL);
+    pthread_cond_init(&s->news, NULL);
+    s->hash = XXH3_createState();
+    if (!s->hash)
+        status_set(st, STATUS_FAILED, "stream: out of memory");
+    if (status_ok(st))
+        s->vector_at = mem_alloc((size_t)p->uses + 1, sizeof *s->vector_at, "stream", st);
+    if (status_ok(st))
+        s->heads = mem_alloc((size_t)p->uses + 1, HEAD_BYTES, "stream", st);
+    if (status_ok(st))
+        s->checked = mem_alloc((size_t)src->extents + 1, sizeof *s->checked, "stream", st);
+    if (status_ok(st))
+        s->vectors = mem_alloc(p->vector_bytes / 4 + (size_t)p->uses * 16 + 16, 4, "vectors", st);
+    if (!status_ok(st) || !load_vectors(s, st) || !units_build(&s->units, p, how->mapped ? UINT64_MAX : how->unit_bytes, st) ||
+        (!how->mapped && s->units.count && !start_reader(s, st))) {
+        stream_close(s);
+        return NULL;
+    }
+    return s;
+}
+
+void stream_close(stream *s)
+{
+    if (!s)
+        return;
+    if (s->reading) {
+        pthread_mutex_lock(&s->lock);
+        s->quit = true;
+        pthread_cond_broadcast(&s->room);
+        pthread_mutex_unlock(&s->lock);
+        pthread_join(s->reader, NULL);
+    }
+    mem_unmap(s->ring, s->ring_bytes);
+    mem_unmap(s->pins, s->pin_bytes);
+    units_free(&s->units);
+    XXH3_freeState(s->hash);
+    pthread_mutex_destroy(&s->lock);
+    pthread_cond_destroy(&s->room);
+    pthread_cond_destroy(&s->news);
+    mem_free(s->vector_at);
+    mem_free(s->heads);
+    mem_free(s->checked);
+    mem_free(s->vectors);
+    mem_free(s->held);
+    mem_free(s->fifo);
+    mem_free(s);
+}
+
+bool stream_begin(stream *s, status *st)
+{
+    s->pass++;
+    s->use = -1;
+    s->in_region = s->replay = false;
+    return status_ok(st);
+}
