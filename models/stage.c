@@ -12,7 +12,7 @@
 
 /* Besides what the plan counts, a process holds its code, its libraries' code and data, stacks, and page cache that the kernel's read-ahead
  * brought in for them. Measured as the cgroup's peak minus the plan's sum; see SPEED.md. */
-enum { LIBRARY_CACHE = 20 << 20 };
+enum { LIBRARY_CACHE = 4 << 20 };
 
 uint64_t process_base_bytes(void)
 {

@@ -66,7 +66,7 @@ typedef struct source {
     int extents;
     extent *extent;
     uint64_t hash;            /* identifies the model's weights (container: of its header) */
-    void *memory;             /* what all those pointers point into; source_close frees it */
+    void *memory;             /* one mem_alloc block that all those pointers point into; source_close frees it */
 } source;
 
 /* MODEL of the command line: a container, a diffusers folder, a bare component folder. */
@@ -81,7 +81,8 @@ bool source_has_component(const source *s, const char *component);
  * ("FOLDER/tokenizer/spiece.model: missing") unless `optional`. most: refuse larger ones. */
 char *source_read_blob(const source *s, const char *name, size_t most, bool optional, size_t *bytes, status *st);
 
-/* The two readers behind source_open. */
+/* The two readers behind source_open. Each returns a source made of mem_alloc blocks: itself, path, memory (NULL where not needed);
+ * source_close closes the files and frees those three. */
 source *source_open_folder(const char *path, status *st); /* import/folder.c */
 source *source_open_pack(const char *path, status *st);   /* weights/pack.c */
 

@@ -269,7 +269,7 @@ static bool read_one(stream *s, int i, int pass, status *st)
     pthread_mutex_unlock(&s->lock);
     if (!go)
         return false;
-    uint8_t *data;
+    uint8_t *data = NULL;
     if (!read_unit(s, u, u->pinned ? u->pin : s->ring + start, &data, st))
         return false;
     pthread_mutex_lock(&s->lock);

@@ -1,0 +1,50 @@
+/* encode.h: rows of f32 to any type that a container may hold. Each result is a function of the numbers alone: neither
+ * threads nor the instruction set change a bit.
+ *
+ *     size_t bytes = encode_scratch_bytes(&e);       // one scratch a thread
+ *     encode_head(&e, k, sample, sample_rows, scratch, head);     // once a tensor: a few rows from all over it
+ *     encode_rows(&e, k, head, rows, first_row, count, scratch, units, &sum, st);   // units in any order, on any thread
+ *     error = encode_relative(&sum) */
+#ifndef PENSTOCK_ENCODE_H
+#define PENSTOCK_ENCODE_H
+
+#include "base/status.h"
+#include "quant/types.h"
+
+typedef struct encoding {         /* how one tensor is written */
+    weight_type type;
+    matrix_shape matrix;
+    int rotation;                 /* panel types: the Hadamard block, 0 none */
+    const char *component, *name; /* for sentences */
+} encoding;
+
+typedef struct encode_sum { double error, energy; } encode_sum; /* squares: of the differences, of the numbers */
+
+/* f32, f16, bf16, q8, q4, q8_rows */
+bool type_writable(weight_type type);
+/* The encoding of a tensor with the rotation that its depth allows. */
+encoding encoding_of(weight_type type, matrix_shape m, const char *component, const char *name);
+
+size_t encode_scratch_bytes(const encoding *e);
+/* Choose the type's head by the error on some rows [count][taps * depth]; nothing to do for types without one. */
+void encode_head(const encoding *e, const kernels *k, const float *rows, int64_t count, void *scratch, uint8_t *head);
+/* `count` rows [taps * depth], the first of which is row first_row and begins a unit, to whole units at out (64-byte aligned for panels);
+ * count is a multiple of type_unit_rows or reaches the matrix' end. Adds to *sum. A number that is not finite, or too large for
+ * f16, sets st to a sentence that names tensor and row. */
+bool encode_rows(const encoding *e, const kernels *k, const uint8_t *head, const float *rows, int64_t first_row, int64_t count,
+                 void *scratch, uint8_t *out, encode_sum *sum, status *st);
+/* Relative RMS error; 0 for nothing. */
+float encode_relative(const encode_sum *sum);
+
+/* ---- the search behind q4, encode_q4.c ---- */
+size_t q4_search_bytes(void);
+enum { Q4_RANGES = 5 };           /* families of tables to choose from */
+void q4_tables(int range, uint8_t head[Q4_HEAD_BYTES]);
+/* Make the search's tables (64-byte aligned memory of q4_search_bytes) from a head. */
+void q4_search_init(void *to, const uint8_t head[Q4_HEAD_BYTES]);
+/* The error (sum of squares) that a row of n numbers, n a multiple of 16, would have; looks at part of a long row. */
+double q4_row_error(const void *with, const float *row, int n);
+/* Code a row: its scale as bf16, for each group of 16 numbers a table and 16 codes. */
+uint16_t q4_code_row(const void *with, const float *row, int n, uint8_t *table, uint8_t *code);
+
+#endif

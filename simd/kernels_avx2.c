@@ -1,0 +1,157 @@
+/* kernels_avx2.c: AVX2, FMA and F16C. */
+#include "simd/sets.h"
+
+#ifdef HAVE_AVX2
+#include <string.h>
+
+#include "simd/vec_avx2.h"
+
+#define KERNEL static
+#include "simd/float_kernels.inc"
+
+/* maddubs multiplies unsigned by signed bytes and adds two products with saturation at 16 bits, so one factor must fit
+ * 7 bits. Two ways, both exact: |w| times a with the sign of w (127 * 127 * 2 = 32258), one more instruction for every
+ * product; or, where a panel's weights all lie in -64..63 as those of the 4-bit formats do, w + 64 times a, less 64
+ * times the sum of the activations at the end. A tile is 4 tokens x 4 rows: two registers of 2 rows x 16 k. */
+enum { I8_TOKENS = 4 };
+
+typedef struct i8_job {
+    const int8_t *const *a;
+    const float *a_scale;
+    const int32_t *a_sum;
+    int tokens, segments, depth;
+    const int8_t *w;
+    const float *row_scale;
+    int rows;
+    float *out;
+    size_t out_stride;
+    bool narrow; /* all weights in -64..63 */
+} i8_job;
+
+/* Two registers of [2 rows][4 partial sums] -> the 4 sums. */
+ALWAYS __m128i sum_rows(__m256i a, __m256i b)
+{
+    __m256i x = _mm256_hadd_epi32(a, b); /* 0 0 2 2 | 1 1 3 3 */
+    x = _mm256_hadd_epi32(x, x);         /* 0 2 0 2 | 1 3 1 3 */
+    return _mm_unpacklo_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+}
+
+ALWAYS void i8_segment(int T, bool narrow, const int8_t *const a[], const int8_t *w, size_t depth, __m256i c[][2])
+{
+    const __m256i one = _mm256_set1_epi16(1), offset = _mm256_set1_epi8(64);
+    for (size_t k = 0; k < depth; k += 16, w += 256) {
+        __m256i b[2], u[2];
+        UNROLL for (int r = 0; r < 2; r++) {
+            b[r] = _mm256_loadu_si256((const __m256i *)(const void *)(w + r * 32));
+            u[r] = narrow ? _mm256_add_epi8(b[r], offset) : _mm256_abs_epi8(b[r]);
+        }
+        UNROLL for (int i = 0; i < T; i++) {
+            __m256i x = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(a[i] + k)));
+            UNROLL for (int r = 0; r < 2; r++) {
+                __m256i p = _mm256_maddubs_epi16(u[r], narrow ? x : _mm256_sign_epi8(x, b[r]));
+                c[i][r] = _mm256_add_epi32(c[i][r], _mm256_madd_epi16(p, one));
+            }
+        }
+    }
+}
+
+/* Tokens from t, rows from 4 * quarter. */
+ALWAYS void i8_tile(int T, bool narrow, const i8_job *g, int t, int quarter)
+{
+    __m128 total[I8_TOKENS];
+    UNROLL for (int i = 0; i < T; i++)
+        total[i] = _mm_setzero_ps();
+    for (int s = 0; s < g->segments; s++) {
+        const size_t at = (size_t)s * (size_t)g->tokens + (size_t)t, depth = (size_t)g->depth;
+        const int8_t *a[I8_TOKENS];
+        __m256i c[I8_TOKENS][2];
+        UNROLL for (int i = 0; i < T; i++) {
+            a[i] = g->a[at + (size_t)i];
+            c[i][0] = c[i][1] = _mm256_setzero_si256();
+        }
+        i8_segment(T, narrow, a, g->w + (size_t)s * depth * PANEL_ROWS + quarter * 64, depth, c);
+        UNROLL for (int i = 0; i < T; i++) {
+            __m128i sum = sum_rows(c[i][0], c[i][1]);
+            if (narrow)
+                sum = _mm_sub_epi32(sum, _mm_set1_epi32(64 * g->a_sum[at + (size_t)i]));
+            __m128 term = _mm_mul_ps(_mm_cvtepi32_ps(sum), _mm_set1_ps(g->a_scale[at + (size_t)i]));
+            total[i] = _mm_add_ps(total[i], term);
+        }
+    }
+    int rows = g->rows - 4 * quarter;
+    __m128i mask = _mm_cmpgt_epi32(_mm_set1_epi32(rows), _mm_setr_epi32(0, 1, 2, 3));
+    __m128 scale = _mm_maskload_ps(g->row_scale + 4 * quarter, mask);
+    UNROLL for (int i = 0; i < T; i++)
+        _mm_maskstore_ps(g->out + (size_t)(t + i) * g->out_stride + 4 * quarter, mask, _mm_mul_ps(total[i], scale));
+}
+
+#define TILE(T)                                                    \
+    static void i8_tile_##T(const i8_job *g, int t, int quarter)   \
+    {                                                              \
+        if (g->narrow)                                             \
+            i8_tile(T, true, g, t, quarter);                       \
+        else                                                       \
+            i8_tile(T, false, g, t, quarter);                      \
+    }
+TILE(4)
+TILE(2)
+TILE(1)
+#undef TILE
+
+/* Whether all n bytes lie in -64..63, that is, whether their two top bits agree. */
+static bool is_narrow(const int8_t *w, size_t n)
+{
+    __m256i differ = _mm256_setzero_si256();
+    for (size_t i = 0; i < n; i += 32) {
+        __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)(w + i));
+        differ = _mm256_or_si256(differ, _mm256_xor_si256(x, _mm256_add_epi8(x, x)));
+    }
+    return _mm256_movemask_epi8(differ) == 0;
+}
+
+static void gemm_i8_avx2(const int8_t *const *a, const float *a_scale, const int32_t *a_sum, int tokens, int segments,
+                         int depth, const int8_t *w, const float *row_scale, int rows, float *out, size_t out_stride)
+{
+    i8_job g = {a, a_scale, a_sum, tokens, segments, depth, w, row_scale, rows, out, out_stride, false};
+    g.narrow = tokens >= 8 && is_narrow(w, (size_t)segments * (size_t)depth * PANEL_ROWS); /* looking costs a token or two */
+    for (int t = 0; t < tokens;) {
+        int step = tokens - t >= 4 ? 4 : tokens - t >= 2 ? 2 : 1;
+        for (int quarter = 0; 4 * quarter < rows; quarter++)
+            if (step == 4)
+                i8_tile_4(&g, t, quarter);
+            else if (step == 2)
+                i8_tile_2(&g, t, quarter);
+            else
+                i8_tile_1(&g, t, quarter);
+        t += step;
+    }
+}
+
+/* The tables of 2 rows, one a lane; shift 0: for the first 16 k of the block, 4: for the second. */
+ALWAYS __m256i row_tables(const uint8_t *sel, int shift, const int8_t *table)
+{
+#define TABLE(i) _mm_loadu_si128((const __m128i *)(const void *)(table + ((sel[i] >> shift) & 15) * 16))
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(TABLE(0)), TABLE(1), 1);
+#undef TABLE
+}
+
+static void decode_q4_avx2(const uint8_t *sel, const uint8_t *codes, int depth, const int8_t *table, int8_t *out)
+{
+    const __m256i low = _mm256_set1_epi8(15);
+    for (int b = 0; b < depth / 32; b++, sel += 16, codes += 256, out += 512)
+        for (int row = 0; row < PANEL_ROWS; row += 2) {
+            __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)(codes + row * 16));
+            __m256i first = _mm256_and_si256(v, low), second = _mm256_and_si256(_mm256_srli_epi16(v, 4), low);
+            __m256i *to = (__m256i *)(void *)(out + row * 16);
+            _mm256_storeu_si256(to, _mm256_shuffle_epi8(row_tables(sel + row, 0, table), first));
+            _mm256_storeu_si256(to + 8, _mm256_shuffle_epi8(row_tables(sel + row, 4, table), second));
+        }
+}
+
+const kernels kernels_avx2 = {
+    .name = "avx2",
+#define X(name, args) .name = name##_avx2,
+#include "simd/kernels.def"
+#undef X
+};
+#endif

@@ -1,0 +1,43 @@
+/* kernels_neon.c: what every AArch64 processor has. */
+#include "simd/sets.h"
+
+#ifdef HAVE_NEON
+#include <string.h>
+
+#include "simd/vec_neon.h"
+
+#define KERNEL /* the later sets borrow these */
+#include "simd/float_kernels.inc"
+
+#define I8(name) name##_neon
+#define I8_KERNEL
+#define I8_UNROLL UNROLL
+#define I8_TILES(X) X(4) X(2) X(1)
+enum { I8_TOKENS = 4 };
+
+/* Two products of at most 127 * 127 fit 16 bits. */
+ALWAYS int32x4_t multiply_neon(int32x4_t c, int8x16_t w, int8x16_t a)
+{
+    return vpadalq_s16(c, vmlal_high_s8(vmull_s8(vget_low_s8(w), vget_low_s8(a)), w, a));
+}
+#include "simd/gemm_i8_arm.inc"
+
+void decode_q4_neon(const uint8_t *sel, const uint8_t *codes, int depth, const int8_t *table, int8_t *out)
+{
+    const uint8x16_t low = vdupq_n_u8(15);
+    for (int b = 0; b < depth / 32; b++, sel += 16, codes += 256, out += 512)
+        for (int row = 0; row < PANEL_ROWS; row++) {
+            uint8x16_t v = vld1q_u8(codes + row * 16);
+            int8x16_t first = vld1q_s8(table + (sel[row] & 15) * 16), second = vld1q_s8(table + (sel[row] >> 4) * 16);
+            vst1q_s8(out + row * 16, vqtbl1q_s8(first, vandq_u8(v, low)));
+            vst1q_s8(out + 256 + row * 16, vqtbl1q_s8(second, vshrq_n_u8(v, 4)));
+        }
+}
+
+const kernels kernels_neon = {
+    .name = "neon",
+#define X(name, args) .name = name##_neon,
+#include "simd/kernels.def"
+#undef X
+};
+#endif

@@ -1,0 +1,123 @@
+/* vec_avx2.h: the vector of 8 floats that float_kernels.inc is written on; see vec_avx512.h for what is not said here. */
+#ifndef PENSTOCK_VEC_AVX2_H
+#define PENSTOCK_VEC_AVX2_H
+
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define VEC(name) name##_avx2
+enum { VL = 8 };
+/* Registers: 16. */
+#define GEMM_TILES(X) X(3) X(2) X(1)
+#define ATTENTION_TILES(X) X(6) X(4) X(2) X(1)
+#define EXP_LEAST (-88.0f)
+
+typedef __m256 vf;
+typedef __m256i vi;
+typedef __m256 vm;
+typedef struct vd { __m256d lo, hi; } vd;
+
+static inline __m256i vm_first(size_t n)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+static inline vf vf_set1(float x) { return _mm256_set1_ps(x); }
+static inline vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
+static inline void vf_store(float *p, vf x) { _mm256_storeu_ps(p, x); }
+static inline vf vf_load_n(const float *p, size_t n) { return _mm256_maskload_ps(p, vm_first(n)); }
+static inline void vf_store_n(float *p, vf x, size_t n) { _mm256_maskstore_ps(p, vm_first(n), x); }
+
+static inline vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
+static inline vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
+static inline vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
+static inline vf vf_div(vf a, vf b) { return _mm256_div_ps(a, b); }
+static inline vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+static inline vf vf_fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); }
+static inline vf vf_fma1(vf a, const float *b, vf c) { return _mm256_fmadd_ps(a, _mm256_set1_ps(*b), c); }
+static inline vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
+static inline vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
+static inline vf vf_abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+static inline vm vf_less(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+static inline vm vf_finite(vf a) { return _mm256_cmp_ps(vf_abs(a), _mm256_set1_ps(3.40282347e38f), _CMP_LE_OQ); }
+static inline vf vf_select(vm m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, m); }
+static inline vf vf_round(vf a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vf vf_scale2(vf p, vf n) /* 2^128 is infinity, 2^-127 is zero here: p is only off where it is as good */
+{
+    __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    return _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(e, 23)));
+}
+static inline float vf_largest(vf a)
+{
+    __m128 x = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps(x, x, 1)));
+}
+
+static inline __m128 vf_sum4(vf a, vf b, vf c, vf d)
+{
+    vf x = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    return _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+}
+static inline void vf_store_sum4(float *out, vf a, vf b, vf c, vf d) { _mm_storeu_ps(out, vf_sum4(a, b, c, d)); }
+
+static inline vd vd_zero(void) { return (vd){_mm256_setzero_pd(), _mm256_setzero_pd()}; }
+static inline __m256d vf_low_half(vf a) { return _mm256_cvtps_pd(_mm256_castps256_ps128(a)); }
+static inline __m256d vf_high_half(vf a) { return _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)); }
+static inline vd vd_add(vd s, vf a)
+{
+    return (vd){_mm256_add_pd(s.lo, vf_low_half(a)), _mm256_add_pd(s.hi, vf_high_half(a))};
+}
+static inline vd vd_add_square(vd s, vf a)
+{
+    __m256d lo = vf_low_half(a), hi = vf_high_half(a);
+    return (vd){_mm256_fmadd_pd(lo, lo, s.lo), _mm256_fmadd_pd(hi, hi, s.hi)};
+}
+static inline double vd_sum(vd s)
+{
+    __m256d x = _mm256_add_pd(s.lo, s.hi);
+    __m128d y = _mm_add_pd(_mm256_castpd256_pd128(x), _mm256_extractf128_pd(x, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(y, _mm_unpackhi_pd(y, y)));
+}
+
+static inline vi vi_zero(void) { return _mm256_setzero_si256(); }
+static inline vi vi_round(vf a) { return _mm256_cvtps_epi32(a); }
+static inline vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
+static inline int32_t vi_sum(vi a)
+{
+    __m128i x = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
+}
+static inline void vi_store_i8(int8_t *p, vi a)
+{
+    __m128i x = _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    _mm_storel_epi64((__m128i *)(void *)p, _mm_packs_epi16(x, x));
+}
+
+/* The sum with the partner where the stride's bit of the lane is 0, partner minus x where it is 1: x's sign is
+ * flipped there, which rounds no differently from a subtraction. */
+static inline vf vf_butterfly(vf x, vf swapped, vf flip) { return _mm256_add_ps(swapped, _mm256_xor_ps(x, flip)); }
+static inline vf vf_butterflies(vf x)
+{
+    const float n = -0.0f;
+    x = vf_butterfly(x, _mm256_permute_ps(x, 0xb1), _mm256_setr_ps(0, n, 0, n, 0, n, 0, n));
+    x = vf_butterfly(x, _mm256_permute_ps(x, 0x4e), _mm256_setr_ps(0, 0, n, n, 0, 0, n, n));
+    return vf_butterfly(x, _mm256_permute2f128_ps(x, x, 1), _mm256_setr_ps(0, 0, 0, 0, n, n, n, n));
+}
+
+static inline vf vf_from_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p)); }
+static inline vf vf_from_bf16(const uint16_t *p)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)), 16));
+}
+static inline vf vf_from_f8e4m3(const uint8_t *p)
+{
+    __m128i b = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)p)), top = _mm_set1_epi16(0x7f);
+    __m128i magnitude = _mm_and_si128(b, top), sign = _mm_slli_epi16(_mm_sub_epi16(b, magnitude), 8);
+    __m128i h = _mm_blendv_epi8(_mm_slli_epi16(magnitude, 7), _mm_set1_epi16(0x7e00), _mm_cmpeq_epi16(magnitude, top));
+    return _mm256_mul_ps(_mm256_cvtph_ps(_mm_or_si128(sign, h)), _mm256_set1_ps(256));
+}
+
+#endif

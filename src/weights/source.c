@@ -1,0 +1,188 @@
+#define _POSIX_C_SOURCE 200809L
+#include "weights/source.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <xxhash.h>
+
+#include "base/mem.h"
+
+static bool ends_in(const char *text, const char *end)
+{
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+/* What people hand over that is not (yet) a model to us, by its first bytes. */
+static const char *other_kind(const char *path, const uint8_t *first, size_t bytes)
+{
+    if (bytes >= 4 && memcmp(first, "GGUF", 4) == 0)
+        return "is a GGUF file, which is not read yet: give the diffusers folder";
+    if (bytes >= 2 && (memcmp(first, "PK", 2) == 0 || (first[0] == 0x80 && first[1] <= 5)))
+        return "looks like a PyTorch checkpoint, which is not read yet: convert it to a diffusers folder with safetensors";
+    if (ends_in(path, ".safetensors") || (bytes >= 9 && first[8] == '{'))
+        return "is a single safetensors file, which is not read yet: give the folder with its config.json or model_index.json";
+    return "is neither a .penstock container nor a model folder";
+}
+
+static source *open_single(const char *path, status *st)
+{
+    uint8_t first[16] = {0};
+    io *f = io_open(path, st);
+    if (!f)
+        return NULL;
+    size_t bytes = io_size(f) < sizeof first ? (size_t)io_size(f) : sizeof first;
+    bool ok = io_read(f, 0, first, bytes, st);
+    io_close(f);
+    if (!ok)
+        return NULL;
+    if (bytes >= 8 && memcmp(first, "PENSTOCK", 8) == 0)
+        return source_open_pack(path, st);
+    status_set(st, STATUS_BAD_FILE, "%s: %s", path, other_kind(path, first, bytes));
+    return NULL;
+}
+
+source *source_open(const char *path, status *st)
+{
+    struct stat s;
+    if (stat(path, &s) != 0) {
+        status_set(st, STATUS_BAD_FILE, "%s: cannot open: %s", path, strerror(errno));
+        return NULL;
+    }
+    return S_ISDIR(s.st_mode) ? source_open_folder(path, st) : open_single(path, st);
+}
+
+void source_close(source *s)
+{
+    if (!s)
+        return;
+    for (int i = 0; i < s->files; i++)
+        io_close(s->file[i]);
+    mem_free(s->memory);
+    mem_free(s->path);
+    mem_free(s);
+}
+
+/* The first weight that does not stand before (component, name). */
+static int lower_bound(const source *s, const char *component, const char *name)
+{
+    int low = 0, high = s->weights;
+    while (low < high) {
+        int middle = low + (high - low) / 2;
+        const weight *w = &s->weight[middle];
+        int c = strcmp(w->component, component);
+        if (c == 0)
+            c = strcmp(w->name, name);
+        if (c < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+const weight *source_find(const source *s, const char *component, const char *name)
+{
+    int i = lower_bound(s, component, name);
+    if (i == s->weights)
+        return NULL;
+    const weight *w = &s->weight[i];
+    return strcmp(w->component, component) == 0 && strcmp(w->name, name) == 0 ? w : NULL;
+}
+
+bool source_has_component(const source *s, const char *component)
+{
+    for (int i = 0; i < s->components; i++)
+        if (strcmp(s->component[i], component) == 0)
+            return true;
+    return false;
+}
+
+bool source_lacks_weights(const source *s, const char *component)
+{
+    int i = lower_bound(s, component, ""); /* no name stands before the empty one */
+    return source_has_component(s, component) && (i == s->weights || strcmp(s->weight[i].component, component) != 0);
+}
+
+static const source_blob *find_blob(const source *s, const char *name)
+{
+    int low = 0, high = s->blobs - 1;
+    while (low <= high) {
+        int middle = low + (high - low) / 2;
+        int c = strcmp(s->blob[middle].name, name);
+        if (c == 0)
+            return &s->blob[middle];
+        if (c < 0)
+            low = middle + 1;
+        else
+            high = middle - 1;
+    }
+    return NULL;
+}
+
+static char *read_bytes(io *f, const char *shown, uint64_t offset, uint64_t bytes, size_t most, status *st)
+{
+    if (bytes > most) {
+        status_set(st, STATUS_BAD_FILE, "%s: has %" PRIu64 " bytes, at most %zu are read", shown, bytes, most);
+        return NULL;
+    }
+    char *text = mem_alloc((size_t)bytes + 1, 1, shown, st);
+    if (text && io_read(f, offset, text, (size_t)bytes, st))
+        return text;
+    mem_free(text);
+    return NULL;
+}
+
+static char *read_from_folder(const char *path, size_t most, size_t *bytes, status *st)
+{
+    io *f = io_open(path, st);
+    char *text = f ? read_bytes(f, path, 0, io_size(f), most, st) : NULL;
+    if (text)
+        *bytes = (size_t)io_size(f);
+    io_close(f);
+    return text;
+}
+
+/* A container's file must be what was written. Only whole extents have a checksum, and a small file may share one. */
+static bool extent_intact(const source *s, const source_blob *b, const char *shown, status *st)
+{
+    const extent *e = &s->extent[b->extent];
+    char piece[16384];
+    XXH3_state_t *hash = XXH3_createState();
+    if (!hash)
+        return status_set(st, STATUS_FAILED, "%s: out of memory", shown);
+    bool ok = XXH3_64bits_reset(hash) == XXH_OK;
+    for (uint64_t at = 0; ok && at < e->bytes; at += sizeof piece) {
+        size_t n = e->bytes - at < sizeof piece ? (size_t)(e->bytes - at) : sizeof piece;
+        ok = io_read(s->file[e->file], e->offset + at, piece, n, st);
+        if (ok)
+            XXH3_64bits_update(hash, piece, n);
+    }
+    uint64_t found = XXH3_64bits_digest(hash);
+    XXH3_freeState(hash);
+    if (ok && found != e->xxh3)
+        return status_set(st, STATUS_BAD_FILE, "%s: its bytes do not match their checksum, the file is damaged", shown);
+    return ok;
+}
+
+char *source_read_blob(const source *s, const char *name, size_t most, bool optional, size_t *bytes, status *st)
+{
+    *bytes = 0;
+    const source_blob *b = find_blob(s, name);
+    if (!b) {
+        if (!optional)
+            status_set(st, STATUS_BAD_FILE, "%s/%s: missing", s->path, name);
+        return NULL;
+    }
+    char *path = mem_format(st, "%s/%s", s->path, name), *text = NULL;
+    if (path && b->file < 0) {
+        text = read_from_folder(path, most, bytes, st);
+    } else if (path && (b->extent < 0 || extent_intact(s, b, path, st))) {
+        text = read_bytes(s->file[b->file], path, b->offset, b->bytes, most, st);
+        *bytes = text ? (size_t)b->bytes : 0;
+    }
+    mem_free(path);
+    return text;
+}

@@ -1,0 +1,359 @@
+#!/bin/sh
+# cli_cases.sh: what the contract promises about the command line, tried on the tiny models of fixtures/pixart.
+#
+#     cli_cases.sh [-v] [-k WORD] [FIXTURES]        $PENSTOCK: the binary (default ./penstock)
+#
+# A case is one line at the end: `try NAME FUNCTION...`. A function fails by returning non-zero; what it says goes into the
+# report. Each case runs in an empty folder of its own, so that `nothing_left` can look for leftovers.
+# A case that needs python3 or another tool that is missing is skipped and counted as such.
+
+PENSTOCK=${PENSTOCK:-./penstock}
+verbose= word=
+while :; do
+    case $1 in
+    -v) verbose=1; shift ;;
+    -k) word=$2; shift 2 ;;
+    *) break ;;
+    esac
+done
+FIXTURES=${1:-$(dirname "$0")/fixtures/pixart}
+FIXTURES=$(cd "$FIXTURES" && pwd) || exit 2
+PENSTOCK=$(cd "$(dirname "$PENSTOCK")" && pwd)/$(basename "$PENSTOCK") || exit 2
+[ -x "$PENSTOCK" ] || { echo "cli_cases: $PENSTOCK is not there" >&2; exit 2; }
+M=$FIXTURES/models
+S=$M/sigma_small
+ROOT=$(mktemp -d "${TMPDIR:-/tmp}/penstock-cli-XXXXXX") || exit 2
+trap 'cd /; chmod -R u+w "$ROOT"; rm -rf "$ROOT"' EXIT
+trap 'exit 130' INT TERM
+export XDG_CACHE_HOME="$ROOT/cache"
+LC_ALL=C
+export LC_ALL
+passed=0 failed=0 skipped=0
+SKIP=77
+
+try() {
+    name=$1; shift
+    case $name in *"$word"*) ;; *) return ;; esac
+    mkdir -p "$ROOT/work" && cd "$ROOT/work" || exit 2
+    report=$("$@" 2>&1); status=$?
+    case $status in
+    0) passed=$((passed + 1)); [ -z "$verbose" ] || echo "ok       $name" ;;
+    "$SKIP") skipped=$((skipped + 1)); echo "skipped  $name: $report" ;;
+    *) failed=$((failed + 1)); echo "FAILED   $name: $(printf '%s\n' "$report" | head -n 3)" ;;
+    esac
+    cd "$ROOT" && chmod -R u+w work && rm -rf work
+}
+
+# Pieces ---------------------------------------------------------------------------------------------------------------
+
+say() { echo "$*"; return 1; }
+
+# The run's status is in $got, its output in the files ../out and ../err.
+penstock() { "$PENSTOCK" "$@" >../out 2>../err; got=$?; }
+
+generate() { penstock generate -m "$S" -p "a red fox" --steps 2 -s 1 -q -o out.png "$@"; }
+
+is() { case "|$1|" in *"|$got|"*) ;; *) say "status $got, wanted $1: $(head -n 2 ../err)" ;; esac; }
+
+works() { is 0 && [ -s out.png ] || say "no out.png"; }
+
+# One line `penstock: what: why` that contains every word given.
+sentence() {
+    [ "$(wc -l <../err)" -eq 1 ] || { say "stderr has $(wc -l <../err) lines: $(head -n 3 ../err)"; return 1; }
+    grep -q '^penstock: [^ ].*: .' ../err || { say "not a sentence: $(cat ../err)"; return 1; }
+    for w in "$@"; do grep -q -e "$w" ../err || { say "'$w' is not in: $(cat ../err)"; return 1; }; done
+}
+
+nothing_left() { [ -z "$(ls -A)" ] || say "left behind: $(ls -A | tr '\n' ' ')"; }
+
+# refused STATUS WORD... -- ARGUMENTS: that status, one sentence with these words, no file left.
+refused() {
+    wanted=$1 words=; shift
+    while [ "$1" != -- ]; do words="$words $1"; shift; done
+    shift
+    penstock "$@"
+    is "$wanted" && sentence $words && nothing_left
+}
+
+# The same for `generate` on the small model with more options.
+bad() {
+    wanted=$1 words=; shift
+    while [ "$1" != -- ]; do words="$words $1"; shift; done
+    shift
+    generate "$@"
+    is "$wanted" && sentence $words && nothing_left
+}
+
+# json FILE EXPRESSION: the expression about `d` is true.
+json() {
+    command -v python3 >/dev/null || { echo "no python3"; return $SKIP; }
+    python3 - "$1" "$2" <<'P'
+import json, sys
+try:
+    d = json.load(open(sys.argv[1]))
+except ValueError as e:
+    sys.exit(f"no JSON ({e}): " + open(sys.argv[1]).read()[:200])
+if not eval(sys.argv[2]):
+    sys.exit(f"not true: {sys.argv[2]}: {str(d)[:300]}")
+P
+}
+
+member() { json "$1" "'$2' in d" && python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$1" "$2"; }
+same() { cmp "$1" "$2"; }
+has() { f=$1; shift; for w in "$@"; do grep -aq -e "$w" "$f" || { say "'$w' is not in $f"; return 1; }; done; }
+copy() { cp -r "$M/$1" ../copy.$$ && mv ../copy.$$ model; }   # a folder `model` to spoil
+spoil() { rm -rf model; }
+cut_file() { n=$(wc -c <"$1"); head -c $((n - $2)) "$1" >../cut && cat ../cut >"$1"; }
+pixels() { grep -a -q IEND "$1" && head -c 8 "$1" | od -An -tx1 | grep -q '89 50 4e 47 0d 0a 1a 0a' || say "$1 is no PNG"; }
+
+# Models that are spoiled: spoiled WORD COMMAND...: changes the folder `model`, generate must give 3 and name WORD.
+spoiled() {
+    model=$1 w=$2; shift 2
+    copy "$model" && (cd model && eval "$*") || { say "could not spoil the copy"; return 1; }
+    penstock generate -m model -p fox --steps 1 -q -o out.png
+    is 3 && sentence $w && [ ! -e out.png ] && spoil && nothing_left
+}
+
+# Cases ----------------------------------------------------------------------------------------------------------------
+
+plain_run() { generate && works && pixels out.png && [ ! -s ../err ] && [ ! -s ../out ] || say "-q is not quiet: $(head -n 2 ../err ../out)"; }
+help_works() { penstock "$@" && is 0 && [ -s ../out ] || say "nothing on stdout"; }
+quiet_less() { penstock generate -m "$S" -p fox --steps 2 -o out.png && works && [ -s ../err ] || say "no progress on stderr"; }
+warns_cut() { penstock generate -m "$S" -p "a red fox in the rain" --max-sequence-length 3 --steps 1 -o out.png && works && grep -qi 'cut\|trunc' ../err || say "no warning"; }
+batch() { generate -b 3 && works && pixels out_2.png && pixels out_3.png && [ "$(ls | wc -l)" -eq 3 ] || say "files: $(ls | tr '\n' ' ')"; }
+batch_is_seeds() { generate -b 2 && works && mv out_2.png two.png && generate -s 2 && works && same two.png out.png; }
+negative_empty() { generate -n "" && works && mv out.png a.png && generate -n "ugly dog" && works && ! cmp -s a.png out.png; }
+random_seed() { penstock generate -m "$S" -p fox --steps 1 -s -1 -o out.png && works && cat ../out ../err | grep -qi 'seed' || say "seed not printed"; }
+other_folder() { mkdir d && generate -o d/x.png && is 0 && [ -s d/x.png ] && [ ! -e out.png ]; }
+overwrites() { echo old >out.png && generate && works && pixels out.png; }
+keeps_old() { echo old >out.png && generate -W 33; is 2 && [ "$(cat out.png)" = old ] || say "the old picture is gone"; }
+
+unwritable() { generate -o "$1"; is "1|2|3" && sentence && nothing_left; }
+under_a_file() { : >file; generate -o file/out.png; is "1|2|3" && sentence && [ "$(ls)" = file ]; }
+disk_full() { # files may not grow: EFBIG, as a full disk
+    line=$(trap '' XFSZ; ulimit -f 0; "$PENSTOCK" generate -m "$S" -p fox --steps 1 -q -o out.png 2>&1; echo "status $?")
+    case $line in *"status 1") ;; *) say "$line"; return 1 ;; esac
+    nothing_left
+}
+interrupted() {
+    "$PENSTOCK" generate -m "$M/alpha_1024" -p fox --steps 900 -q -o out.png >/dev/null 2>&1 &
+    pid=$!; sleep 1; kill -TERM $pid; wait $pid; got=$?
+    is 143 && nothing_left
+}
+
+budget_small() { bad 4 '"memory"' budget 3M least -- --memory-budget 3M; }
+budget_sentence() { generate --memory-budget 3M; is 4 && grep -q '^penstock: memory budget: 3M is too small, at least [0-9.]*[KMG]* is needed$' ../err || say "$(cat ../err)"; }
+budget_least() { generate --memory-budget 3M; is 4 && n=$(sed -n 's/.*at least \([0-9.]*[KMG]*\) is needed.*/\1/p' ../err) && [ -n "$n" ] && nothing_left && generate --memory-budget "$n" && works; }
+budget_least_json() { generate --memory-budget 3M --json; is 4 && json ../out 'd["least_bytes"] > 3 << 20' && n=$(member ../out least_bytes) || say "$n" || return 1; generate --memory-budget "$n" && works; }
+budget_below_least() { generate --memory-budget 3M --json; n=$(member ../out least_bytes) || say "$n" || return 1; generate --memory-budget $((n / 10 * 9)); is 4; }
+budget_kept() { generate --memory-budget 3M --json; n=$(member ../out least_bytes) || say "$n" || return 1; generate --memory-budget "$n" --json && works && json ../out "d['peak_rss_bytes'] <= $n and d['budget_bytes'] == $n"; }
+budget_same() { # MODEL: the least budget gives the bytes of none
+    set -- generate -m "$M/$1" -p "a red fox" -W 64 -H 64 --steps 2 -s 3 -q --precision f32
+    penstock "$@" -o a.png --trace a.t; is 0 || return 1
+    penstock "$@" -o b.png --memory-budget 3M --json; n=$(member ../out least_bytes) || say "$n" || return 1
+    penstock "$@" -o b.png --trace b.t --memory-budget "$n"; is 0 && same a.t b.t && same a.png b.png
+}
+budget_forms() { for b in 1G 1048576K 1073741824 60% =-100M; do generate --memory-budget $b && works || return 1; done; }
+
+threads_same() { generate -t 1 --trace a && works && mv out.png a.png && generate -t 2 --trace b && works && same a b && same a.png out.png; }
+threads_same_on() { for t in 1 2 3; do penstock generate -m "$M/$1" -p fox --steps 2 -s 5 -q -W 64 -H 64 -t $t -o $t.png --trace $t.t; is 0 || return 1; done; same 1.t 2.t && same 1.t 3.t && same 1.png 2.png; }
+repeats() { generate && mv out.png a.png && generate && same a.png out.png; }
+seeds_differ() { generate && mv out.png a.png && generate -s 2 && ! cmp -s a.png out.png; }
+
+report() {
+    generate --json --steps 3 && works && json ../out 'set(d) >= set("output seed seconds evaluations peak_rss_bytes bytes_read scratch_bytes budget_bytes steps".split())' &&
+        json ../out 'set(d["seconds"]) >= set("load encode denoise decode total".split()) and d["seconds"]["total"] > 0' &&
+        json ../out 'd["steps"] == 3 and d["evaluations"] == 3 and d["seed"] == 1 and d["peak_rss_bytes"] > 0'
+}
+report_output() { generate --json && json ../out '"out.png" in str(d["output"])'; }
+report_encode() { penstock encode -m "$S" -p fox -o e.safetensors --json -q && is 0 && json ../out '"seconds" in d and "peak_rss_bytes" in d'; }
+
+parameters() { generate -n "ugly dog" && works && has out.png '[ti][ETt][Xx]tparameters' "a red fox" "Negative prompt: ugly dog" "Steps: 2" "Sampler: " "CFG scale: 4.5" "Seed: 1" "Size: 32x32"; }
+parameters_batch() { generate -b 2 -s 7 && has out.png "Seed: 7" && has out_2.png "Seed: 8"; }
+
+trace_names() { generate --steps 2 --trace t && has t '"text.text_encoder"' '"latents.0"' '"latents.1"' '"latents.2"' '"image"' && ! grep -aq '"latents.3"' t; }
+
+encode() { penstock encode -m "$S" -p "a red fox" -n dog -o e.safetensors -q && is 0 && has e.safetensors '"text.text_encoder"' '"mask.text_encoder"'; }
+encode_tokens() { penstock encode -m "$S" --tokens 9 -o e.safetensors -q && is 0 && has e.safetensors '"text.text_encoder"'; }
+encode_no_tokenizer() { copy sigma_small && rm -r model/tokenizer && penstock encode -m model --tokens 9 -o e.safetensors -q && is 0; }
+encode_is_traced() { # the same tensor by two ways
+    generate -n dog --precision f32 --trace t && penstock encode -m "$S" -p "a red fox" -n dog --precision f32 -o e -q && is 0 || return 1
+    command -v python3 >/dev/null || { echo "no python3"; return $SKIP; }
+    python3 - t e <<'P'
+import json, struct, sys
+def tensor(path):
+    b = open(path, "rb").read(); n = struct.unpack("<Q", b[:8])[0]; h = json.loads(b[8:8 + n])["text.text_encoder"]
+    return h["shape"], b[8 + n + h["data_offsets"][0]:8 + n + h["data_offsets"][1]]
+sys.exit(None if tensor("t") == tensor("e") else f"differ: {tensor('t')[0]} {tensor('e')[0]}")
+P
+}
+
+plan_json() { penstock plan "$S" --memory-budget 512M --json && is 0 && json ../out 'bool(d)'; }
+plan_two() { penstock plan "$S" "$M/alpha_tiny" && is 0 && has ../out sigma_small alpha_tiny; }
+plan_text() { penstock plan "$S" -W 64 -H 64 --steps 3 && is 0 && has ../out text_encoder transformer vae; }
+inspect_folder() { penstock inspect "$M/$1" && is 0 && has ../out text_encoder transformer vae; }
+inspect_json() { penstock inspect "$S" --json && is 0 && json ../out 'bool(d)'; }
+inspect_tensors() { penstock inspect "$S" --tensors && is 0 && has ../out 'transformer_blocks.0.attn1.to_q.weight' 'layer_norm.weight'; }
+
+container() { penstock quantize "$M/$1" -o c.penstock --type "$2" -q; is 0 && [ -s c.penstock ] || say "no container"; }
+whole_way() { # MODEL TYPE
+    container "$1" "$2" && penstock inspect c.penstock && is 0 && has ../out text_encoder transformer vae && penstock verify c.penstock && is 0 &&
+        penstock generate -m c.penstock -p "a red fox" -W 32 -H 32 --steps 2 -s 1 -q -o out.png && works && pixels out.png
+}
+container_json() { container sigma_small q8 && penstock inspect c.penstock --json && is 0 && json ../out 'bool(d)'; }
+container_exact() { # an f32 container gives the folder's numbers
+    container "$1" f32 || return 1
+    set -- -p "a red fox" -W 32 -H 32 --steps 2 -s 1 -q --precision f32
+    penstock generate -m "$M/$model_name" "$@" -o a.png --trace a; is 0 || return 1
+    penstock generate -m c.penstock "$@" -o b.png --trace b; is 0 && same a b
+}
+exact() { model_name=$1; container_exact "$1"; }
+container_budget() { container sigma_small q4 && penstock generate -m c.penstock -p fox --steps 2 -q -o a.png && is 0 && penstock generate -m c.penstock -p fox --steps 2 -q -o b.png --memory-budget 3M --json; n=$(member ../out least_bytes) || say "$n" || return 1; penstock generate -m c.penstock -p fox --steps 2 -q -o b.png --memory-budget "$n" && is 0 && same a.png b.png; }
+container_repeats() { container sigma_small q4 && mv c.penstock a && container sigma_small q4 && same a c.penstock; }
+container_threads() { penstock quantize "$S" -o a --type q4 -q -t 1 && is 0 && penstock quantize "$S" -o b --type q4 -q -t 2 && is 0 && same a b; }
+tensor_type() { penstock quantize "$S" -o c.penstock --type q4 --tensor-type '*attn1*=f16' -q; is 0 && penstock inspect c.penstock --tensors && grep 'attn1.to_q.weight' ../out | grep -qi f16; }
+damage() { # 16 bytes of every 8 KiB of the second half, so that some are a tensor's and not an extent's padding
+    n=$(wc -c <c.penstock); at=$((n / 2 / 8192 * 8192))
+    while [ $at -lt $((n - 16)) ]; do printf 'ZZZZZZZZZZZZZZZZ' | dd of=c.penstock bs=1 seek=$at conv=notrunc 2>/dev/null; at=$((at + 8192)); done
+}
+damaged_verify() { container sigma_small q8 && damage && penstock verify c.penstock; is 3 && has ../err 'weight\|bias\|table\|relative_attention'; }
+damaged_run() { container sigma_small q8 && damage && penstock generate -m c.penstock -p fox --steps 1 -q -o out.png; is 3 && sentence && [ ! -e out.png ]; }
+truncated_container() { container sigma_small q8 && cut_file c.penstock "$1" && penstock generate -m c.penstock -p fox --steps 1 -q -o out.png; is 3 && sentence && [ ! -e out.png ]; }
+no_container() { head -c 5000 /dev/zero >c.penstock; penstock generate -m c.penstock -p fox -q -o out.png; is 3 && sentence; }
+quantize_bad_type() { refused 2 q5 -- quantize "$S" -o c.penstock --type q5; }
+quantize_missing() { refused 3 -- quantize nowhere -o c.penstock --type q4; }
+quantize_spoiled() { copy sigma_small && cut_file model/transformer/diffusion_pytorch_model.safetensors 100 && penstock quantize model -o c.penstock --type q4 -q; is 3 && [ ! -e c.penstock ] && [ "$(ls)" = model ]; }
+
+small_type() { container sigma_small q4 && small=$(wc -c <c.penstock) && container sigma_small f32 && [ "$small" -lt "$(wc -c <c.penstock)" ] || say "q4 $small, f32 $(wc -c <c.penstock)"; }
+w=diffusion_pytorch_model.safetensors
+
+try 'a picture, quietly' plain_run
+try 'progress without -q' quiet_less
+try 'help' help_works --help
+try 'help of a command' help_works generate --help
+try 'version' help_works --version
+try 'a cut prompt is warned of' warns_cut
+try 'batch: names' batch
+try 'batch: picture 2 is seed + 1' batch_is_seeds
+try 'random seed is printed' random_seed
+try 'output elsewhere' other_folder
+try 'output is replaced' overwrites
+try 'bad size keeps the old output' keeps_old
+try 'same bytes again' repeats
+try 'another seed, another picture' seeds_differ
+try 'negative prompts' negative_empty
+
+try 'no command' refused 2 --
+try 'unknown command' refused 2 paint -- paint
+try 'unknown option' bad 2 --colour -- --colour red
+try 'option without value' refused 2 -- generate -m "$S" -p
+try 'no prompt' refused 2 prompt -- generate -m "$S" -o out.png
+try 'stray argument' bad 2 stray -- stray
+try 'width 33' bad 2 33 32 -- -W 33
+try 'height 20' bad 2 20 -- -H 20
+try 'width 0' bad 2 -- -W 0
+try 'width negative' bad 2 -- -W -8
+try 'width word' bad 2 wide -- -W wide
+try 'steps 0' bad 2 -- --steps 0
+try 'steps word' bad 2 many -- --steps many
+try 'steps 2x' bad 2 2x -- --steps 2x
+try 'steps too many' bad 2 -- --steps 100000
+try 'cfg word' bad 2 -- --cfg-scale strong
+try 'seed word' bad 2 -- -s seven
+try 'batch 0' bad 2 -- -b 0
+try 'threads word' bad 2 -- -t all
+try 'sampler unknown' bad 2 nonsense -- --sampling-method nonsense
+try 'scheduler unknown' bad 2 nonsense -- --scheduler nonsense
+try 'cpu unknown' bad 2 nonsense -- --cpu nonsense
+try 'precision unknown' bad 2 f17 -- --precision f17
+try 'length 0' bad 2 -- --max-sequence-length 0
+try 'budget word' bad 2 lots -- --memory-budget lots
+try 'budget 3Q' bad 2 3Q -- --memory-budget 3Q
+
+try 'model missing' refused 3 nowhere -- generate -m nowhere -p fox -o out.png
+try 'model is an empty folder' refused 3 -- generate -m "$ROOT/work" -p fox -o out.png
+try 'model is no JSON' spoiled sigma_small model_index.json 'echo "{" >model_index.json'
+try 'model of an unknown class' spoiled sigma_small Nonsense 'sed s/PixArtSigmaPipeline/NonsensePipeline/ model_index.json >x && mv x model_index.json'
+try 'config missing' spoiled sigma_small transformer 'rm transformer/config.json'
+try 'config of another shape' spoiled sigma_small attn 'sed "s/\"attention_head_dim\": 16/\"attention_head_dim\": 20/" transformer/config.json >x && mv x transformer/config.json'
+try 'config absurd' spoiled sigma_small num_layers 'sed "s/\"num_layers\": 2/\"num_layers\": 2000000000/" transformer/config.json >x && mv x transformer/config.json'
+try 'config negative' spoiled sigma_small d_ff 'sed "s/\"d_ff\": 72/\"d_ff\": -72/" text_encoder/config.json >x && mv x text_encoder/config.json'
+try 'weights missing' spoiled sigma_small transformer "rm transformer/$w"
+try 'weights truncated' spoiled sigma_small $w "cut_file transformer/$w 100"
+try 'weights truncated in the header' spoiled sigma_small $w "head -c 400 transformer/$w >x && mv x transformer/$w"
+try 'weights empty' spoiled sigma_small $w ": >vae/$w"
+try 'weights of another part' spoiled sigma_small weight "cp vae/$w transformer/$w"
+try 'weights too long a header' spoiled sigma_small $w "printf '\377\377\377\377\377\377\377\177' | dd of=vae/$w bs=1 conv=notrunc 2>/dev/null"
+try 'shard missing' spoiled sigma_f16 00002 'rm text_encoder/model-00002-of-*.safetensors'
+try 'tokenizer missing' spoiled sigma_small spiece.model 'rm tokenizer/spiece.model'
+try 'tokenizer truncated' spoiled sigma_small spiece.model 'cut_file tokenizer/spiece.model 700'
+try 'scheduler unknown in the model' spoiled sigma_small NonsenseScheduler 'sed s/DPMSolverMultistepScheduler/NonsenseScheduler/ scheduler/scheduler_config.json >x && mv x scheduler/scheduler_config.json'
+
+try 'output folder missing' unwritable "$ROOT/nowhere/out.png"
+try 'output under a file' under_a_file
+try 'disk full' disk_full
+try 'interrupted' interrupted
+
+try 'budget too small' bad 4 budget 3M -- --memory-budget 3M
+try 'budget sentence' budget_sentence
+try 'budget: the least works' budget_least
+try 'budget: the least in JSON works' budget_least_json
+try 'budget: less than the least does not' budget_below_least
+try 'budget is kept' budget_kept
+try 'budget: same bytes' budget_same sigma_small
+try 'budget: same bytes, no attention in the vae' budget_same sigma_wide
+try 'budget: same bytes, f16' budget_same sigma_f16
+try 'budget: same bytes, large latents' budget_same alpha_1024
+try 'budget: same bytes, large picture' budget_same sigma_2k
+try 'budget forms' budget_forms
+
+try 'threads: same bytes' threads_same
+try 'threads: same bytes, large latents' threads_same_on alpha_1024
+try 'threads: same bytes, f16' threads_same_on sigma_f16
+
+try 'json' report
+try 'json names the output' report_output
+try 'json of encode' report_encode
+try 'png parameters' parameters
+try 'png parameters of a batch' parameters_batch
+try 'trace names' trace_names
+
+try 'encode' encode
+try 'encode --tokens' encode_tokens
+try 'encode --tokens needs no tokenizer' encode_no_tokenizer
+try 'encode and trace agree' encode_is_traced
+try 'plan' plan_text
+try 'plan --json' plan_json
+try 'plan of two' plan_two
+try 'inspect' inspect_folder sigma_small
+try 'inspect sharded' inspect_folder sigma_f16
+try 'inspect --json' inspect_json
+try 'inspect --tensors' inspect_tensors
+
+try 'container q4' whole_way sigma_small q4
+try 'container q8' whole_way sigma_odd q8
+try 'container f16' whole_way alpha_tiny f16
+try 'container bf16' whole_way sigma_wide bf16
+try 'container f32' whole_way sigma_f16 f32
+try 'container q4 of mixed, binned' whole_way alpha_1024 q4
+try 'container old vae names' whole_way alpha_256 q8
+try 'container f32 is the folder' exact sigma_small
+try 'container f32 is the folder, f16 shards' exact sigma_f16
+try 'container json' container_json
+try 'container under a budget' container_budget
+try 'container: same bytes again' container_repeats
+try 'container: same bytes, threads' container_threads
+try 'container --tensor-type' tensor_type
+try 'container q4 is smaller' small_type
+try 'container damaged: verify' damaged_verify
+try 'container damaged: generate' damaged_run
+try 'container truncated a little' truncated_container 100
+try 'container truncated much' truncated_container 200000
+try 'container of zeros' no_container
+try 'quantize: unknown type' quantize_bad_type
+try 'quantize: missing model' quantize_missing
+try 'quantize: truncated model' quantize_spoiled
+
+[ $skipped -eq 0 ] || echo "$skipped skipped"
+echo "$passed passed, $failed failed"
+[ $failed -eq 0 ]

@@ -1,0 +1,162 @@
+/* inspect: what is inside a model. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "tools/command.h"
+#include "tools/sizes.h"
+
+typedef struct tally {
+    uint64_t tensors, parameters, bytes;
+    uint64_t of_type[TYPE_COUNT];   /* parameters */
+    double error, error_weight;     /* sum of error^2 x parameters where known, and those parameters */
+} tally;
+
+static uint64_t parameters_of(const weight *w)
+{
+    uint64_t n = 1;
+    for (int d = 0; d < w->dims; d++)
+        n *= (uint64_t)w->shape[d];
+    return n;
+}
+
+static uint64_t bytes_of(const weight *w)
+{
+    uint64_t n = 0;
+    for (int i = 0; i < w->parts; i++)
+        n += w->part[i].bytes;
+    return n;
+}
+
+static void count(tally *t, const weight *w)
+{
+    uint64_t n = parameters_of(w);
+    t->tensors++;
+    t->parameters += n;
+    t->bytes += bytes_of(w);
+    t->of_type[w->type] += n;
+    if (!isnan(w->error)) {
+        t->error += (double)w->error * w->error * (double)n;
+        t->error_weight += (double)n;
+    }
+}
+
+static double bits(const tally *t) { return t->parameters ? 8.0 * (double)t->bytes / (double)t->parameters : 0; }
+static double mean_error(const tally *t) { return t->error_weight > 0 ? sqrt(t->error / t->error_weight) : NAN; }
+
+static void add_tally(json_object *j, const tally *t)
+{
+    json_object *types = json_object_new_object();
+    json_object_object_add(j, "tensors", json_object_new_uint64(t->tensors));
+    json_object_object_add(j, "parameters", json_object_new_uint64(t->parameters));
+    json_object_object_add(j, "bytes", json_object_new_uint64(t->bytes));
+    json_object_object_add(j, "bits_per_weight", json_object_new_double(bits(t)));
+    for (int i = 0; i < TYPE_COUNT; i++)
+        if (t->of_type[i])
+            json_object_object_add(types, type_of((weight_type)i)->name, json_object_new_uint64(t->of_type[i]));
+    json_object_object_add(j, "parameters_by_type", types);
+    json_object_object_add(j, "quantization_error", t->error_weight > 0 ? json_object_new_double(mean_error(t)) : NULL);
+}
+
+static json_object *tensor_row(const weight *w)
+{
+    json_object *j = json_object_new_object(), *shape = json_object_new_array();
+    for (int d = 0; d < w->dims; d++)
+        json_object_array_add(shape, json_object_new_int64(w->shape[d]));
+    json_object_object_add(j, "component", json_object_new_string(w->component));
+    json_object_object_add(j, "name", json_object_new_string(w->name));
+    json_object_object_add(j, "shape", shape);
+    json_object_object_add(j, "type", json_object_new_string(type_of(w->type)->name));
+    json_object_object_add(j, "bytes", json_object_new_uint64(bytes_of(w)));
+    json_object_object_add(j, "rotation", json_object_new_int(w->rotation_log2 ? 1 << w->rotation_log2 : 0));
+    json_object_object_add(j, "error", isnan(w->error) ? NULL : json_object_new_double(w->error));
+    return j;
+}
+
+static void print_tensor(const weight *w)
+{
+    char shape[128] = "";
+    for (int d = 0, n = 0; d < w->dims && n < 100; d++)
+        n += snprintf(shape + n, sizeof shape - (size_t)n, "%s%" PRId64, d ? "x" : "", w->shape[d]);
+    printf("%-16s %-72s %-18s %-8s %12" PRIu64, w->component, w->name, shape, type_of(w->type)->name, bytes_of(w));
+    printf(isnan(w->error) ? "\n" : "  %.4f\n", w->error);
+}
+
+static void print_tally(const char *name, const tally *t)
+{
+    char size[SIZE_TEXT];
+    printf("%-20s %8" PRIu64 " %15" PRIu64 " %9s %7.3f", name, t->tensors, t->parameters, size_text(t->bytes, size), bits(t));
+    if (t->error_weight > 0)
+        printf("  %7.4f ", mean_error(t));
+    else
+        printf("  %7s ", "-");
+    for (int i = 0; i < TYPE_COUNT; i++)
+        if (t->of_type[i])
+            printf(" %s %.1f%%", type_of((weight_type)i)->name, 100.0 * (double)t->of_type[i] / (double)t->parameters);
+    printf("\n");
+}
+
+static void for_people(const source *s, const tally *part, const tally *all, bool tensors)
+{
+    printf("%s: %s, %d component%s\n\n", s->path, s->container ? "container" : "folder", s->components, s->components == 1 ? "" : "s");
+    printf("%-20s %8s %15s %9s %7s  %7s  %s\n", "component", "tensors", "parameters", "size", "bits", "error", "types");
+    for (int c = 0; c < s->components; c++)
+        print_tally(*s->component[c] ? s->component[c] : ".", &part[c]);
+    print_tally("all", all);
+    if (s->blobs)
+        printf("\nfiles:");
+    for (int i = 0; i < s->blobs; i++)
+        printf(" %s", s->blob[i].name);
+    printf(s->blobs ? "\n" : "");
+    if (tensors)
+        printf("\n");
+    for (int i = 0; tensors && i < s->weights; i++)
+        print_tensor(&s->weight[i]);
+}
+
+static void for_machines(const source *s, const tally *part, const tally *all, bool tensors)
+{
+    json_object *j = json_object_new_object(), *components = json_object_new_array(), *files = json_object_new_array();
+    json_object_object_add(j, "model", json_object_new_string(s->path));
+    json_object_object_add(j, "container", json_object_new_boolean(s->container));
+    add_tally(j, all);
+    for (int c = 0; c < s->components; c++) {
+        json_object *row = json_object_new_object();
+        json_object_object_add(row, "name", json_object_new_string(s->component[c]));
+        add_tally(row, &part[c]);
+        json_object_array_add(components, row);
+    }
+    json_object_object_add(j, "components", components);
+    for (int i = 0; i < s->blobs; i++)
+        json_object_array_add(files, json_object_new_string(s->blob[i].name));
+    json_object_object_add(j, "files", files);
+    if (tensors) {
+        json_object *rows = json_object_new_array();
+        for (int i = 0; i < s->weights; i++)
+            json_object_array_add(rows, tensor_row(&s->weight[i]));
+        json_object_object_add(j, "tensor_list", rows);
+    }
+    print_json(j);
+}
+
+bool cmd_inspect(const options *o, status *st)
+{
+    enum { MOST = 64 };
+    tally part[MOST] = {0}, all = {0};
+    source *s = open_model(o, st);
+    if (!s)
+        return false;
+    if (s->components > MOST)
+        status_set(st, STATUS_BAD_FILE, "%s: %d components", s->path, s->components);
+    for (int i = 0; status_ok(st) && i < s->weights; i++) {
+        count(&all, &s->weight[i]);
+        for (int c = 0; c < s->components; c++)
+            if (strcmp(s->component[c], s->weight[i].component) == 0)
+                count(&part[c], &s->weight[i]);
+    }
+    if (status_ok(st))
+        (o->json ? for_machines : for_people)(s, part, &all, o->list_tensors);
+    source_close(s);
+    return status_ok(st);
+}

@@ -1,0 +1,224 @@
+#include "tools/command.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/paths.h"
+#include "image/image_png.h"
+#include "image/parameters.h"
+#include "sampling/sampler.h"
+#include "tools/sizes.h"
+
+const command commands[] = {
+    {"generate", GENERATE, "", 0, 0, "Make a picture from a text.", cmd_generate},
+    {"quantize", QUANTIZE, "SRC", 1, 1, "Make a container from a model's folder, or from configs alone with --random.", cmd_quantize},
+    {"encode", ENCODE, "", 0, 0, "Run the text encoders alone and store what the denoiser would get.", cmd_encode},
+    {"decode", DECODE, "", 0, 0, "Turn latents or token ids into a picture.", cmd_decode},
+    {"inspect", INSPECT, "[MODEL]", 0, 1, "Say what is inside a model: components, parameters, types, errors.", cmd_inspect},
+    {"plan", PLAN, "[MODEL...]", 0, 64, "Say what a run would need: memory by stage, bytes read, operations, time.", cmd_plan},
+    {"verify", VERIFY, "[MODEL]", 0, 1, "Recompute every checksum of a container.", cmd_verify},
+    {"bench", BENCH, "", 0, 0, "Measure this machine: kernels, memory, disk.", cmd_bench},
+    {"completion", COMPLETION, "", 0, 0, "Print the bash completion: source <(penstock completion)", cmd_completion},
+    {NULL, 0, NULL, 0, 0, NULL, NULL},
+};
+
+bool cmd_completion(const options *o, status *st)
+{
+    (void)o;
+    options_completion();
+    return status_ok(st);
+}
+
+source *open_model(const options *o, status *st)
+{
+    const char *named = o->model ? o->model : o->argument.count ? o->argument.item[0] : NULL;
+    char *found = named ? NULL : paths_model(st);
+    source *src = named || found ? source_open(named ? named : found, st) : NULL;
+    mem_free(found);
+    return src;
+}
+
+static bool known_kernels(const char *name, status *st)
+{
+    bool known = true;
+    if (!name || kernels_by_name(name, &known))
+        return true;
+    if (known)
+        return status_set(st, STATUS_USAGE, "--cpu: this processor has no %s", name);
+    const char *all[] = {"scalar", "avx2", "avxvnni", "avx512", "neon", "dotprod", "i8mm", NULL};
+    const char *near = nearest(name, all);
+    return status_set(st, STATUS_USAGE, "--cpu: no kernels are named %s here%s%s%s", name, near ? "; did you mean " : "",
+                      near ? near : "", near ? "?" : "");
+}
+
+static bool known_sampler(const char *name, status *st)
+{
+    const char *all[64];
+    int n = 0;
+    for (const sampler_row *row = sampler_table; row->method && n < 63; row++) {
+        if (!name || strcmp(row->method, name) == 0)
+            return true;
+        all[n++] = row->method;
+    }
+    all[n] = NULL;
+    const char *near = nearest(name, all);
+    return status_set(st, STATUS_USAGE, "--sampling-method: no method is named %s%s%s%s", name, near ? "; did you mean " : "",
+                      near ? near : "", near ? "?" : "");
+}
+
+bool make_request(const options *o, progress *p, request *q, status *st)
+{
+    *q = (request){
+        .prompt = o->prompt, .negative_prompt = o->negative_prompt, .width = o->width, .height = o->height, .steps = o->steps,
+        .guidance_scale = o->guidance_scale, .sampling_method = o->sampling_method, .scheduler = o->scheduler, .seed = o->seed,
+        .batch_count = o->batch_count, .max_sequence_length = o->max_sequence_length, .tokens = o->tokens,
+        .precision = strcmp(o->precision, "f32") == 0 ? PRECISION_F32 : PRECISION_AUTO, .kernels = o->kernels,
+        .threads = o->threads, .budget_bytes = o->budget_bytes, .scratch = o->scratch,
+        .progress = p ? progress_show : NULL, .progress_ctx = p,
+    };
+    return known_kernels(o->kernels, st) && known_sampler(o->sampling_method, st);
+}
+
+char *picture_name(const char *output, int k, status *st)
+{
+    if (k == 0)
+        return mem_string(output, st);
+    const char *slash = strrchr(output, '/'), *dot = strrchr(output, '.');
+    if (!dot || (slash && dot < slash) || dot == (slash ? slash + 1 : output))
+        dot = output + strlen(output);
+    return mem_format(st, "%.*s_%d%s", (int)(dot - output), output, k + 1, dot);
+}
+
+bool write_pictures(const options *o, const request *q, const char *model, const result *r, status *st)
+{
+    size_t bytes = (size_t)r->width * (size_t)r->height * 3;
+    for (int k = 0; k < r->images && status_ok(st); k++) {
+        const picture_settings s = {
+            .prompt = q->prompt, .negative_prompt = q->negative_prompt, .sampler = r->sampler, .schedule = q->scheduler,
+            .model = model, .steps = r->steps, .width = r->width, .height = r->height, .guidance_scale = r->guidance_scale,
+            .seed = r->seed + (uint64_t)k,
+        };
+        char *text = picture_parameters(&s, st), *name = picture_name(o->output, k, st);
+        if (text && name)
+            image_write_png(name, r->rgb + (size_t)k * bytes, r->width, r->height, text, st);
+        mem_free(text);
+        mem_free(name);
+    }
+    return status_ok(st);
+}
+
+void tell_cut(const result *r)
+{
+    if (r->tokens_cut > 0)
+        fprintf(stderr, "penstock: prompt: cut, its last %d token%s do not fit the model's length\n", r->tokens_cut,
+                r->tokens_cut == 1 ? "" : "s");
+}
+
+static void add_number(json_object *o, const char *key, uint64_t n) { json_object_object_add(o, key, json_object_new_uint64(n)); }
+
+static void add_seconds(json_object *o, const char *key, double s)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%.6f", s);
+    json_object_object_add(o, key, json_object_new_double_s(s, text));
+}
+
+static json_object *seconds_of(const result *r)
+{
+    json_object *s = json_object_new_object();
+    add_seconds(s, "load", r->seconds_load);
+    add_seconds(s, "encode", r->seconds_encode);
+    add_seconds(s, "denoise", r->seconds_denoise);
+    add_seconds(s, "decode", r->seconds_decode);
+    add_seconds(s, "total", r->seconds_total);
+    return s;
+}
+
+static json_object *stages_of(const result *r)
+{
+    json_object *all = json_object_new_array();
+    for (int i = 0; i < r->stages; i++) {
+        const stage_report *g = &r->stage[i];
+        json_object *s = json_object_new_object();
+        json_object_object_add(s, "name", json_object_new_string(g->name));
+        add_seconds(s, "seconds", g->seconds);
+        add_number(s, "resident_bytes", g->resident_bytes);
+        add_number(s, "ring_bytes", g->ring_bytes);
+        add_number(s, "arena_bytes", g->arena_bytes);
+        add_number(s, "stream_bytes", g->stream_bytes);
+        add_number(s, "operations", g->operations);
+        add_number(s, "parameters", g->parameters);
+        json_object_object_add(s, "passes", json_object_new_int(g->passes));
+        json_object_object_add(s, "slab_rows", json_object_new_int(g->slab_rows));
+        json_object_array_add(all, s);
+    }
+    return all;
+}
+
+json_object *run_report(const options *o, const request *q, const result *r)
+{
+    json_object *j = json_object_new_object();
+    json_object_object_add(j, "output", json_object_new_string(o->output));
+    if (r->images > 1) {
+        json_object *names = json_object_new_array();
+        for (int k = 0; k < r->images; k++) {
+            status st = STATUS_INIT;
+            char *name = picture_name(o->output, k, &st);
+            json_object_array_add(names, json_object_new_string(name ? name : ""));
+            mem_free(name);
+        }
+        json_object_object_add(j, "outputs", names);
+    }
+    add_number(j, "seed", q->seed);
+    json_object_object_add(j, "seconds", seconds_of(r));
+    json_object_object_add(j, "evaluations", json_object_new_int(r->evaluations));
+    add_number(j, "peak_rss_bytes", peak_memory());
+    add_number(j, "bytes_read", r->bytes_read);
+    add_number(j, "scratch_bytes", r->scratch_bytes);
+    add_number(j, "budget_bytes", q->budget_bytes);
+    json_object_object_add(j, "steps", json_object_new_int(r->steps));
+    json_object_object_add(j, "width", json_object_new_int(r->width));
+    json_object_object_add(j, "height", json_object_new_int(r->height));
+    json_object_object_add(j, "sampler", json_object_new_string(r->sampler));
+    if (!isnan(r->guidance_scale))
+        json_object_object_add(j, "cfg_scale", json_object_new_double(r->guidance_scale));
+    add_number(j, "predicted_peak_bytes", r->predicted_peak);
+    json_object_object_add(j, "tokens_cut", json_object_new_int(r->tokens_cut));
+    json_object_object_add(j, "stages", stages_of(r));
+    return j;
+}
+
+void print_json(json_object *report)
+{
+    printf("%s\n", json_object_to_json_string_ext(report, JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE));
+    json_object_put(report);
+}
+
+static void print_stages(const result *r)
+{
+    char a[SIZE_TEXT], b[SIZE_TEXT], c[SIZE_TEXT], d[SIZE_TEXT];
+    printf("%-20s %9s %9s %9s %9s %9s\n", "stage", "seconds", "resident", "in flight", "arena", "read");
+    for (int i = 0; i < r->stages; i++)
+        printf("%-20s %9.2f %9s %9s %9s %9s\n", r->stage[i].name, r->stage[i].seconds, size_text(r->stage[i].resident_bytes, a),
+               size_text(r->stage[i].ring_bytes, b), size_text(r->stage[i].arena_bytes, c), size_text(r->stage[i].stream_bytes, d));
+}
+
+void print_report(const options *o, const request *q, const result *r)
+{
+    char peak[SIZE_TEXT];
+    if (o->json) {
+        print_json(run_report(o, q, r));
+        return;
+    }
+    if (o->quiet)
+        return;
+    printf("%s: ", o->output);
+    if (r->images > 0)
+        printf("%dx%d, seed %" PRIu64 ", ", r->width, r->height, q->seed);
+    printf("%.1f s, peak memory %s\n", r->seconds_total, size_text(peak_memory(), peak));
+    if (o->verbose)
+        print_stages(r);
+}
