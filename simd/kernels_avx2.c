@@ -9,11 +9,21 @@
 #define KERNEL static
 #include "simd/float_kernels.inc"
 
-/* maddubs multiplies unsigned by signed bytes and adds two products with saturation at 16 bits, so one factor must fit
- * 7 bits. Two ways, both exact: |w| times a with the sign of w (127 * 127 * 2 = 32258), one more instruction for every
- * product; or, where a panel's weights all lie in -64..63 as those of the 4-bit formats do, w + 64 times a, less 64
- * times the sum of the activations at the end. A tile is 4 tokens x 4 rows: two registers of 2 rows x 16 k. */
-enum { I8_TOKENS = 4 };
+/* maddubs multiplies unsigned by signed bytes and adds two products with saturation at 16 bits, so the unsigned factor
+ * must fit 7 bits. Three ways, all exact:
+ *  NARROW  where a panel's weights all lie in -64..63, as those of the 4-bit formats do: w + 64 times a, less 64 times
+ *          the sum of the activations at the end;
+ *  FLIP    |w| times (a xor m), m = -1 where w < 0: that is -a - 1 there, and what lacks is the sum of |w| over the
+ *          negative weights of the row, the same for every token (127 * 128 * 2 = 32512 fits);
+ *  SIGN    |w| times a with the sign of w, which needs no sum beforehand, for few tokens; vpsignb shares the
+ *          multipliers' ports on some processors.
+ * A tile is 4 tokens x 4 rows: two registers of 2 rows x 16 k. */
+enum { I8_TOKENS = 4, I8_SEGMENTS = 64 };
+typedef enum i8_way { SIGN, FLIP, NARROW } i8_way;
+
+/* Sums are kept as what they are, not as __m256i: converting back and forth in a loop makes gcc 12 keep each of them
+ * twice, and spill. */
+typedef int32_t v8si __attribute__((vector_size(32)));
 
 typedef struct i8_job {
     const int8_t *const *a;
@@ -25,7 +35,8 @@ typedef struct i8_job {
     int rows;
     float *out;
     size_t out_stride;
-    bool narrow; /* all weights in -64..63 */
+    i8_way way;
+    const int32_t *negative; /* FLIP: [segments][16 rows] */
 } i8_job;
 
 /* Two registers of [2 rows][4 partial sums] -> the 4 sums. */
@@ -36,27 +47,28 @@ ALWAYS __m128i sum_rows(__m256i a, __m256i b)
     return _mm_unpacklo_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
 }
 
-ALWAYS void i8_segment(int T, bool narrow, const int8_t *const a[], const int8_t *w, size_t depth, __m256i c[][2])
+ALWAYS void i8_segment(int T, i8_way way, const int8_t *const a[], const int8_t *w, size_t depth, v8si c[][2])
 {
-    const __m256i one = _mm256_set1_epi16(1), offset = _mm256_set1_epi8(64);
+    const __m256i one = _mm256_set1_epi16(1), offset = _mm256_set1_epi8(64), zero = _mm256_setzero_si256();
     for (size_t k = 0; k < depth; k += 16, w += 256) {
         __m256i b[2], u[2];
         UNROLL for (int r = 0; r < 2; r++) {
             b[r] = _mm256_loadu_si256((const __m256i *)(const void *)(w + r * 32));
-            u[r] = narrow ? _mm256_add_epi8(b[r], offset) : _mm256_abs_epi8(b[r]);
+            u[r] = way == NARROW ? _mm256_add_epi8(b[r], offset) : _mm256_abs_epi8(b[r]);
+            b[r] = way == FLIP ? _mm256_cmpgt_epi8(zero, b[r]) : b[r];
         }
         UNROLL for (int i = 0; i < T; i++) {
             __m256i x = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(a[i] + k)));
             UNROLL for (int r = 0; r < 2; r++) {
-                __m256i p = _mm256_maddubs_epi16(u[r], narrow ? x : _mm256_sign_epi8(x, b[r]));
-                c[i][r] = _mm256_add_epi32(c[i][r], _mm256_madd_epi16(p, one));
+                __m256i y = way == NARROW ? x : way == FLIP ? _mm256_xor_si256(x, b[r]) : _mm256_sign_epi8(x, b[r]);
+                c[i][r] += (v8si)_mm256_madd_epi16(_mm256_maddubs_epi16(u[r], y), one);
             }
         }
     }
 }
 
 /* Tokens from t, rows from 4 * quarter. */
-ALWAYS void i8_tile(int T, bool narrow, const i8_job *g, int t, int quarter)
+ALWAYS void i8_tile(int T, i8_way way, const i8_job *g, int t, int quarter)
 {
     __m128 total[I8_TOKENS];
     UNROLL for (int i = 0; i < T; i++)
@@ -64,15 +76,17 @@ ALWAYS void i8_tile(int T, bool narrow, const i8_job *g, int t, int quarter)
     for (int s = 0; s < g->segments; s++) {
         const size_t at = (size_t)s * (size_t)g->tokens + (size_t)t, depth = (size_t)g->depth;
         const int8_t *a[I8_TOKENS];
-        __m256i c[I8_TOKENS][2];
+        v8si c[I8_TOKENS][2];
         UNROLL for (int i = 0; i < T; i++) {
             a[i] = g->a[at + (size_t)i];
-            c[i][0] = c[i][1] = _mm256_setzero_si256();
+            c[i][0] = c[i][1] = (v8si){0};
         }
-        i8_segment(T, narrow, a, g->w + (size_t)s * depth * PANEL_ROWS + quarter * 64, depth, c);
+        i8_segment(T, way, a, g->w + (size_t)s * depth * PANEL_ROWS + quarter * 64, depth, c);
         UNROLL for (int i = 0; i < T; i++) {
-            __m128i sum = sum_rows(c[i][0], c[i][1]);
-            if (narrow)
+            __m128i sum = sum_rows((__m256i)c[i][0], (__m256i)c[i][1]);
+            if (way == FLIP)
+                sum = _mm_add_epi32(sum, _mm_loadu_si128((const __m128i *)(const void *)(g->negative + s * 16 + quarter * 4)));
+            if (way == NARROW)
                 sum = _mm_sub_epi32(sum, _mm_set1_epi32(64 * g->a_sum[at + (size_t)i]));
             __m128 term = _mm_mul_ps(_mm_cvtepi32_ps(sum), _mm_set1_ps(g->a_scale[at + (size_t)i]));
             total[i] = _mm_add_ps(total[i], term);
@@ -86,12 +100,13 @@ ALWAYS void i8_tile(int T, bool narrow, const i8_job *g, int t, int quarter)
 }
 
 #define TILE(T)                                                    \
-    static void i8_tile_##T(const i8_job *g, int t, int quarter)   \
+    static __attribute__((noinline)) void i8_tile_##T(const i8_job *g, int t, int quarter) \
     {                                                              \
-        if (g->narrow)                                             \
-            i8_tile(T, true, g, t, quarter);                       \
-        else                                                       \
-            i8_tile(T, false, g, t, quarter);                      \
+        switch (g->way) {                                          \
+        case SIGN: i8_tile(T, SIGN, g, t, quarter); break;         \
+        case FLIP: i8_tile(T, FLIP, g, t, quarter); break;         \
+        case NARROW: i8_tile(T, NARROW, g, t, quarter); break;     \
+        }                                                          \
     }
 TILE(4)
 TILE(2)
@@ -109,11 +124,37 @@ static bool is_narrow(const int8_t *w, size_t n)
     return _mm256_movemask_epi8(differ) == 0;
 }
 
+/* sums[s * 16 + row] = the sum of |w| over the negative weights. */
+static void sum_negative(const int8_t *w, int segments, int depth, int32_t *sums)
+{
+    const __m256i one = _mm256_set1_epi16(1), zero = _mm256_setzero_si256();
+    for (int s = 0; s < segments; s++, w += (size_t)depth * PANEL_ROWS)
+        for (int pair = 0; pair < 8; pair += 2) {
+            v8si c[2] = {{0}, {0}};
+            for (int k = 0; k < depth; k += 16)
+                UNROLL for (int r = 0; r < 2; r++) {
+                    __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)(w + k * 16 + (pair + r) * 32));
+                    __m256i u = _mm256_and_si256(_mm256_abs_epi8(x), _mm256_cmpgt_epi8(zero, x));
+                    c[r] += (v8si)_mm256_madd_epi16(_mm256_maddubs_epi16(u, _mm256_set1_epi8(1)), one);
+                }
+            _mm_storeu_si128((__m128i *)(void *)(sums + s * 16 + pair * 2), sum_rows((__m256i)c[0], (__m256i)c[1]));
+        }
+}
+
 static void gemm_i8_avx2(const int8_t *const *a, const float *a_scale, const int32_t *a_sum, int tokens, int segments,
                          int depth, const int8_t *w, const float *row_scale, int rows, float *out, size_t out_stride)
 {
-    i8_job g = {a, a_scale, a_sum, tokens, segments, depth, w, row_scale, rows, out, out_stride, false};
-    g.narrow = tokens >= 8 && is_narrow(w, (size_t)segments * (size_t)depth * PANEL_ROWS); /* looking costs a token or two */
+    i8_job g = {a, a_scale, a_sum, tokens, segments, depth, w, row_scale, rows, out, out_stride, SIGN, NULL};
+    int32_t negative[I8_SEGMENTS * PANEL_ROWS];
+    if (tokens >= 8) { /* looking at the weights costs about a token's time */
+        if (is_narrow(w, (size_t)segments * (size_t)depth * PANEL_ROWS))
+            g.way = NARROW;
+        else if (segments <= I8_SEGMENTS) {
+            sum_negative(w, segments, depth, negative);
+            g.way = FLIP;
+            g.negative = negative;
+        }
+    }
     for (int t = 0; t < tokens;) {
         int step = tokens - t >= 4 ? 4 : tokens - t >= 2 ? 2 : 1;
         for (int quarter = 0; 4 * quarter < rows; quarter++)

@@ -8,8 +8,10 @@
 
 #define VEC(name) name##_avx2
 enum { VL = 8 };
-/* Registers: 16. */
-#define GEMM_TILES(X) X(3) X(2) X(1)
+/* For 16 registers. */
+#define GEMM_TOKENS(X, V) X(6, V) X(4, V) X(2, V) X(1, V)
+#define GEMM_WIDTHS(X) X(2) X(1)
+enum { GEMM_MOST_TOKENS = 6, GEMM_MOST_WIDTH = 2, GEMM_ROWS = 64, GEMM_BLOCK = 256 };
 #define ATTENTION_TILES(X) X(6) X(4) X(2) X(1)
 #define EXP_LEAST (-88.0f)
 
@@ -55,12 +57,13 @@ static inline float vf_largest(vf a)
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps(x, x, 1)));
 }
 
-static inline __m128 vf_sum4(vf a, vf b, vf c, vf d)
+static inline void vf_transpose4(const float *x, size_t x_stride, float *to, size_t to_stride)
 {
-    vf x = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-    return _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    __m128 a = _mm_loadu_ps(x), b = _mm_loadu_ps(x + x_stride), c = _mm_loadu_ps(x + 2 * x_stride), d = _mm_loadu_ps(x + 3 * x_stride);
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    _mm_storeu_ps(to, a), _mm_storeu_ps(to + to_stride, b);
+    _mm_storeu_ps(to + 2 * to_stride, c), _mm_storeu_ps(to + 3 * to_stride, d);
 }
-static inline void vf_store_sum4(float *out, vf a, vf b, vf c, vf d) { _mm_storeu_ps(out, vf_sum4(a, b, c, d)); }
 
 static inline vd vd_zero(void) { return (vd){_mm256_setzero_pd(), _mm256_setzero_pd()}; }
 static inline __m256d vf_low_half(vf a) { return _mm256_cvtps_pd(_mm256_castps256_ps128(a)); }

@@ -8,8 +8,11 @@
 
 #define VEC(name) name##_avx512
 enum { VL = 16 };
-/* Registers: 32. Tokens x 4 rows of gemm_f32, keys (or values) x QUERY_TILE / VL of attention. */
-#define GEMM_TILES(X) X(6) X(4) X(2) X(1)
+/* Shapes of tiles for 32 registers: tokens x vectors of rows of gemm_f32 (most of them, and how many k are packed at a
+ * time: 16 KiB, half of a small first cache), keys or channels x QUERY_TILE / VL of attention. Widest first. */
+#define GEMM_TOKENS(X, V) X(12, V) X(4, V) X(2, V) X(1, V)
+#define GEMM_WIDTHS(X) X(2) X(1)
+enum { GEMM_MOST_TOKENS = 12, GEMM_MOST_WIDTH = 2, GEMM_ROWS = 64, GEMM_BLOCK = 256 };
 #define ATTENTION_TILES(X) X(12) X(8) X(4) X(2) X(1)
 /* Where vf_exp stops: e^x has become 0 by way of vf_scale2. */
 #define EXP_LEAST (-110.0f)
@@ -47,17 +50,14 @@ static inline vf vf_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_N
 static inline vf vf_scale2(vf p, vf n) { return _mm512_scalef_ps(p, n); }
 static inline float vf_largest(vf a) { return _mm512_reduce_max_ps(a); }
 
-/* out[i]: the sum over the lanes of the i-th of four vectors, each in the same order. */
-static inline __m128 vf_sum4(vf a, vf b, vf c, vf d)
+/* to[j * stride + i] = x[i][j], i and j < 4 */
+static inline void vf_transpose4(const float *x, size_t x_stride, float *to, size_t to_stride)
 {
-    vf ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
-    vf cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
-    vf x = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
-    x = _mm512_add_ps(x, _mm512_permute_ps(x, 0x4e));
-    x = _mm512_add_ps(x, _mm512_permute_ps(x, 0xb1));
-    return _mm512_castps512_ps128(_mm512_permutexvar_ps(_mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0), x));
+    __m128 a = _mm_loadu_ps(x), b = _mm_loadu_ps(x + x_stride), c = _mm_loadu_ps(x + 2 * x_stride), d = _mm_loadu_ps(x + 3 * x_stride);
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    _mm_storeu_ps(to, a), _mm_storeu_ps(to + to_stride, b);
+    _mm_storeu_ps(to + 2 * to_stride, c), _mm_storeu_ps(to + 3 * to_stride, d);
 }
-static inline void vf_store_sum4(float *out, vf a, vf b, vf c, vf d) { _mm_storeu_ps(out, vf_sum4(a, b, c, d)); }
 
 static inline vd vd_zero(void) { return (vd){_mm512_setzero_pd(), _mm512_setzero_pd()}; }
 static inline __m512d vf_low_half(vf a) { return _mm512_cvtps_pd(_mm512_castps512_ps256(a)); }

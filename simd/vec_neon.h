@@ -9,8 +9,10 @@
 
 #define VEC(name) name##_neon
 enum { VL = 4 };
-/* Registers: 32. */
-#define GEMM_TILES(X) X(6) X(4) X(2) X(1)
+/* For 32 registers. */
+#define GEMM_TOKENS(X, V) X(6, V) X(4, V) X(2, V) X(1, V)
+#define GEMM_WIDTHS(X) X(4) X(2) X(1)
+enum { GEMM_MOST_TOKENS = 6, GEMM_MOST_WIDTH = 4, GEMM_ROWS = 64, GEMM_BLOCK = 128 };
 #define ATTENTION_TILES(X) X(6) X(4) X(2) X(1)
 #define EXP_LEAST (-88.0f)
 
@@ -58,9 +60,15 @@ static inline vf vf_scale2(vf p, vf n) /* as in vec_avx2.h */
 }
 static inline float vf_largest(vf a) { return vmaxvq_f32(a); }
 
-static inline void vf_store_sum4(float *out, vf a, vf b, vf c, vf d)
+static inline void vf_transpose4(const float *x, size_t x_stride, float *to, size_t to_stride)
 {
-    vst1q_f32(out, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)));
+    float32x4_t a = vld1q_f32(x), b = vld1q_f32(x + x_stride), c = vld1q_f32(x + 2 * x_stride), d = vld1q_f32(x + 3 * x_stride);
+    float64x2_t ab0 = vreinterpretq_f64_f32(vzip1q_f32(a, b)), ab1 = vreinterpretq_f64_f32(vzip2q_f32(a, b));
+    float64x2_t cd0 = vreinterpretq_f64_f32(vzip1q_f32(c, d)), cd1 = vreinterpretq_f64_f32(vzip2q_f32(c, d));
+    vst1q_f32(to, vreinterpretq_f32_f64(vzip1q_f64(ab0, cd0)));
+    vst1q_f32(to + to_stride, vreinterpretq_f32_f64(vzip2q_f64(ab0, cd0)));
+    vst1q_f32(to + 2 * to_stride, vreinterpretq_f32_f64(vzip1q_f64(ab1, cd1)));
+    vst1q_f32(to + 3 * to_stride, vreinterpretq_f32_f64(vzip2q_f64(ab1, cd1)));
 }
 
 static inline vd vd_zero(void) { return (vd){vdupq_n_f64(0), vdupq_n_f64(0)}; }

@@ -7,7 +7,6 @@
  * The list is kernels.def: a kernel added there without a test_... and a bench_... here does not compile. */
 #include <float.h>
 #include <math.h>
-#include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -751,4 +750,336 @@ static void test_channel_sums(void)
         same_floats("square", square, square2, c);
         end_case();
     }
+}
+
+/* ---- benchmark: the best of several rounds, beside the core's peak measured in the same rounds ---- */
+
+#define TWELVE(F) F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11)
+#if defined(__x86_64__)
+#define PEAK(name, F)                                                                                                    \
+    static void name(long n)                                                                                             \
+    {                                                                                                                    \
+        __asm__ volatile("vzeroall\n1:\n\t" TWELVE(F) "dec %0\n\tjnz 1b\n\tvzeroupper" : "+r"(n) : : "cc", "xmm0",       \
+                         "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",       \
+                         "xmm12", "xmm13", "xmm14", "xmm15");                                                            \
+    }
+#define FMA_YMM(i) "vfmadd231ps %%ymm14, %%ymm15, %%ymm" #i "\n\t"
+#define FMA_ZMM(i) "vfmadd231ps %%zmm14, %%zmm15, %%zmm" #i "\n\t"
+#define DPBUSD(i) "vpdpbusd %%zmm14, %%zmm15, %%zmm" #i "\n\t"
+#define MADDUBS(i) \
+    "vpmaddubsw %%ymm14, %%ymm15, %%ymm13\n\tvpmaddwd %%ymm12, %%ymm13, %%ymm13\n\tvpaddd %%ymm13, %%ymm" #i ", %%ymm" #i "\n\t"
+PEAK(peak_fma_ymm, FMA_YMM)
+PEAK(peak_fma_zmm, FMA_ZMM)
+PEAK(peak_dpbusd, DPBUSD)
+PEAK(peak_maddubs, MADDUBS)
+#elif defined(__aarch64__)
+#define PEAK(name, F)                                                                                                    \
+    static void name(long n)                                                                                             \
+    {                                                                                                                    \
+        __asm__ volatile(".arch armv8.6-a+dotprod+i8mm\n1:\n\t" TWELVE(F) "subs %0, %0, #1\n\tb.ne 1b" : "+r"(n) : :     \
+                         "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13",   \
+                         "v14", "v15");                                                                                  \
+    }
+#define FMLA(i) "fmla v" #i ".4s, v14.4s, v15.4s\n\t"
+#define SMULL(i) "smull v13.8h, v14.8b, v15.8b\n\tsmlal2 v13.8h, v14.16b, v15.16b\n\tsadalp v" #i ".4s, v13.8h\n\t"
+#define SDOT(i) "sdot v" #i ".4s, v14.16b, v15.16b\n\t"
+#define SMMLA(i) "smmla v" #i ".4s, v14.16b, v15.16b\n\t"
+PEAK(peak_fmla, FMLA)
+PEAK(peak_smull, SMULL)
+PEAK(peak_sdot, SDOT)
+PEAK(peak_smmla, SMMLA)
+#endif
+
+typedef struct peak {
+    const char *set, *name;
+    void (*loop)(long n);
+    double operations; /* of one turn of the loop; a multiply and an add are two */
+} peak;
+
+enum work { BYTES, F32, I8 };
+static const peak peaks[][2] = {
+#if defined(__x86_64__)
+    {{"avx2", "fma", peak_fma_ymm, 12 * 16}, {"avx2", "maddubs", peak_maddubs, 12 * 64}},
+    {{"avx512", "fma", peak_fma_zmm, 12 * 32}, {"avx512", "dpbusd", peak_dpbusd, 12 * 128}},
+#elif defined(__aarch64__)
+    {{"neon", "fmla", peak_fmla, 12 * 8}, {"neon", "smull", peak_smull, 12 * 32}},
+    {{"dotprod", "fmla", peak_fmla, 12 * 8}, {"dotprod", "sdot", peak_sdot, 12 * 32}},
+    {{"i8mm", "fmla", peak_fmla, 12 * 8}, {"i8mm", "smmla", peak_smmla, 12 * 64}},
+#endif
+    {{"", "", NULL, 0}, {"", "", NULL, 0}},
+};
+
+static const peak *find_peak(enum work kind)
+{
+    for (size_t i = 0; i < sizeof peaks / sizeof peaks[0]; i++)
+        if (kind != BYTES && strcmp(peaks[i][0].set, run.set->name) == 0)
+            return &peaks[i][kind == I8];
+    return NULL;
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t); /* others may share the core */
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* What the kernel being timed works on. */
+enum { BENCH_FLOATS = 1 << 23 };
+static struct {
+    float *x, *y, *out;
+    int8_t *a, *w;
+    const float **lines;
+    const int8_t **lines_i8;
+    int32_t *sums;
+    int tokens, segments, depth, rows, nk, width;
+    size_t n, stride;
+    activation act;
+} b;
+
+static void bench_memory(void)
+{
+    size_t lines = 1 << 14;
+    b.x = aligned_alloc(64, 3 * BENCH_FLOATS * sizeof(float));
+    b.a = aligned_alloc(64, 2 * BENCH_FLOATS);
+    b.lines = malloc(lines * 2 * sizeof(void *) + lines * sizeof(int32_t));
+    if (!b.x || !b.a || !b.lines)
+        abort();
+    b.y = b.x + BENCH_FLOATS, b.out = b.y + BENCH_FLOATS;
+    b.w = b.a + BENCH_FLOATS;
+    b.lines_i8 = (const int8_t **)(void *)(b.lines + lines), b.sums = (int32_t *)(void *)(b.lines_i8 + lines);
+    for (size_t i = 0; i < BENCH_FLOATS; i++) {
+        b.x[i] = random_unit(), b.y[i] = random_unit(), b.out[i] = 0;
+        b.a[i] = (int8_t)random_int(-127, 127), b.w[i] = (int8_t)random_int(-127, 127);
+    }
+    memset(b.sums, 0, lines * sizeof *b.sums);
+}
+
+/* Times `go` and prints a line; `amount`: operations or bytes of one call. */
+static void bench(void (*go)(void), enum work kind, double amount, const char *format, ...)
+{
+    const peak *p = find_peak(kind);
+    double best = 1e9, best_peak = 1e9;
+    long turns = 20000, calls = 1;
+    for (int round = 0; round < 9; round++) {
+        double t = now();
+        if (p) {
+            p->loop(turns);
+            best_peak = fmin(best_peak, (now() - t) / (double)turns);
+        }
+        for (;;) {
+            t = now();
+            for (long i = 0; i < calls; i++)
+                go();
+            t = now() - t;
+            best = fmin(best, t / (double)calls);
+            if (t > 4e-3)
+                break;
+            calls *= 2;
+        }
+    }
+    va_list args;
+    va_start(args, format);
+    vsnprintf(run.shape, sizeof run.shape, format, args);
+    va_end(args);
+    printf("%-16s %-8s %-44s %12.0f ns %8.1f %s", run.kernel, run.set->name, run.shape, best * 1e9, amount / best * 1e-9,
+           kind == BYTES ? "GB/s" : kind == F32 ? "GFLOP/s" : "GOP/s");
+    if (p)
+        printf("  %3.0f %% of %.1f (%s)", 100 * amount / best / (p->operations / best_peak), p->operations / best_peak * 1e-9, p->name);
+    printf("\n");
+}
+
+static void go_gemm_f32(void)
+{
+    int rows = b.rows < 64 ? b.rows : 64; /* as the caller does: panels of 64 rows */
+    for (int n = 0; n + rows <= b.rows; n += rows)
+        run.set->gemm_f32(b.lines, b.tokens, b.segments, b.depth, b.y + (size_t)n * b.stride, b.stride, rows, b.out + n, (size_t)b.rows);
+}
+
+static void bench_gemm_f32(void)
+{
+    static const int shapes[][4] = {{256, 1, 1152, 1152}, {256, 1, 4096, 256}, {64, 1, 1152, 1152}, {1, 1, 1152, 1152}, {7, 1, 1152, 64},
+                                    {256, 9, 128, 128}, {256, 9, 256, 256}, {256, 9, 512, 512}, {256, 9, 24, 64}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        b.tokens = shapes[i][0], b.segments = shapes[i][1], b.depth = shapes[i][2], b.rows = shapes[i][3];
+        b.stride = (size_t)(b.segments * b.depth);
+        for (int s = 0; s < b.segments; s++)
+            for (int t = 0; t < b.tokens; t++)
+                b.lines[s * b.tokens + t] = b.x + (size_t)(s / 3 * 66 + s % 3 + t) * (size_t)b.depth; /* as a convolution's */
+        bench(go_gemm_f32, F32, 2.0 * b.tokens * b.segments * b.depth * b.rows, "%d tokens, %d x %d, %d rows", b.tokens, b.segments,
+              b.depth, b.rows);
+    }
+}
+
+static void go_gemm_i8(void)
+{
+    run.set->gemm_i8(b.lines_i8, b.x, b.sums, b.tokens, b.segments, b.depth, b.w, b.y, 16, b.out, 16);
+}
+
+static void bench_gemm_i8(void)
+{
+    static const int shapes[][3] = {{256, 1, 4096}, {256, 1, 1152}, {77, 1, 4096}, {8, 1, 4096}, {1, 1, 4096}, {256, 9, 128}, {256, 9, 320}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes * 2; i++) {
+        bool narrow = i & 1;
+        b.tokens = shapes[i / 2][0], b.segments = shapes[i / 2][1], b.depth = shapes[i / 2][2];
+        for (int j = 0; j < b.tokens * b.segments; j++)
+            b.lines_i8[j] = b.a + (size_t)(j % b.tokens + j / b.tokens) * (size_t)b.depth;
+        for (size_t j = 0; j < 16 * (size_t)(b.segments * b.depth); j++)
+            b.w[j] = (int8_t)(narrow ? random_int(-63, 63) : random_int(-127, 127));
+        bench(go_gemm_i8, I8, 32.0 * b.tokens * b.segments * b.depth, "%d tokens, %d x %d, %s", b.tokens, b.segments, b.depth,
+              narrow ? "7-bit weights" : "8-bit weights");
+    }
+}
+
+static void go_decode_q4(void) { run.set->decode_q4((uint8_t *)b.a, (uint8_t *)b.a + 65536, b.depth, b.w, b.w + 256); }
+static void bench_decode_q4(void)
+{
+    b.depth = 4096;
+    bench(go_decode_q4, BYTES, b.depth * 8.5, "depth %d", b.depth);
+}
+
+static void go_quantize_row(void) { run.set->quantize_row(b.x, b.depth, b.depth, b.rows, b.out, b.a, b.out + 65536, b.sums); }
+static void bench_quantize_row(void)
+{
+    for (int i = 0; i < 3; i++) {
+        b.depth = i == 2 ? 320 : 4096, b.rows = (int[]){0, 256, 64}[i];
+        bench(go_quantize_row, BYTES, b.depth * 4.0, "depth %d, block %d", b.depth, b.rows);
+    }
+}
+
+static void go_rotate_row(void) { run.set->rotate_row(b.x, b.depth, b.rows, b.out); }
+static void bench_rotate_row(void)
+{
+    b.depth = 4096;
+    for (b.rows = 16; b.rows <= 256; b.rows *= 4)
+        bench(go_rotate_row, BYTES, b.depth * 4.0, "depth %d, block %d", b.depth, b.rows);
+}
+
+#define CONVERSION_BENCH(name, type)                                                     \
+    static void go_##name(void) { run.set->name((const type *)(void *)b.a, b.out, b.n); } \
+    static void bench_##name(void)                                                       \
+    {                                                                                    \
+        b.n = 4096;                                                                      \
+        bench(go_##name, BYTES, 4.0 * 4096, "n 4096 (bytes out)");                       \
+    }
+CONVERSION_BENCH(f16_to_f32, uint16_t)
+CONVERSION_BENCH(bf16_to_f32, uint16_t)
+CONVERSION_BENCH(f8e4m3_to_f32, uint8_t)
+
+static void go_attention(void)
+{
+    run.set->attention(b.x, b.stride, b.tokens, b.x, b.stride, b.y, b.stride, b.nk, b.width, b.width, 0.2f, NULL, 0, b.out,
+                       (size_t)b.width, b.out + 65536);
+}
+
+static void bench_attention(void)
+{
+    static const int shapes[][4] = {{16, 4096, 40, 320}, {16, 4096, 64, 1152}, {16, 4096, 64, 1024}, {16, 4096, 72, 1152}, {16, 1024, 80, 640},
+                                    {16, 77, 40, 320}, {16, 120, 72, 1152}, {16, 1024, 512, 512}, {1, 4096, 64, 1152}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        b.tokens = shapes[i][0], b.nk = shapes[i][1], b.width = shapes[i][2], b.stride = (size_t)shapes[i][3];
+        bench(go_attention, F32, 4.0 * b.tokens * b.nk * b.width, "%d queries, %d keys, heads of %d, stride %zu", b.tokens, b.nk,
+              b.width, b.stride);
+    }
+}
+
+static void go_layer_norm(void) { run.set->layer_norm(b.x, b.depth, 1e-6f, NULL, NULL, b.out); }
+static void go_rms_norm(void) { run.set->rms_norm(b.x, b.depth, 1e-6f, b.y, b.out); }
+static void bench_layer_norm(void) { b.depth = 1152, bench(go_layer_norm, BYTES, b.depth * 4.0, "n %d", b.depth); }
+static void bench_rms_norm(void) { b.depth = 1152, bench(go_rms_norm, BYTES, b.depth * 4.0, "n %d", b.depth); }
+
+static void go_activate(void) { run.set->activate(b.act, b.x, b.out, b.n); }
+static void go_scale_shift_act(void) { run.set->scale_shift_act(b.x, b.y, b.y + 4096, b.act, b.out, b.n); }
+static void go_act_mul(void) { run.set->act_mul(b.act, b.x, b.y, b.out, b.n); }
+static void bench_acts(void (*go)(void))
+{
+    b.n = 4096;
+    for (int act = 0; act < ACTS; act++) {
+        b.act = (activation)act;
+        bench(go, BYTES, 4096 * 4.0, "n 4096, %s", act_names[act]);
+    }
+}
+static void bench_activate(void) { bench_acts(go_activate); }
+static void bench_scale_shift_act(void) { bench_acts(go_scale_shift_act); }
+static void bench_act_mul(void) { bench_acts(go_act_mul); }
+
+static void go_add_gated(void) { run.set->add_gated(b.out, b.y, b.x, 4096); }
+static void bench_add_gated(void) { bench(go_add_gated, BYTES, 4096 * 4.0, "n 4096, gate"); }
+
+static void go_channel_sums(void) { run.set->channel_sums(b.x, b.n, b.rows, b.out, b.out + 4096); }
+static void bench_channel_sums(void)
+{
+    b.n = 64, b.rows = 320;
+    bench(go_channel_sums, BYTES, 64 * 320 * 4.0, "64 pixels, 320 channels");
+}
+
+/* ---- main ---- */
+
+static const struct {
+    const char *name;
+    void (*test)(void), (*bench)(void);
+} rows[] = {
+#define X(name, args) {#name, test_##name, bench_##name},
+#include "simd/kernels.def"
+#undef X
+};
+enum { ROWS = sizeof rows / sizeof rows[0], SETS = 16 };
+
+/* A test's numbers depend on the seed and its place in the list alone, so that a failure comes again with --set. */
+static void run_row(size_t i, uint64_t seed, bool bench_it)
+{
+    run.kernel = rows[i].name;
+    run.said = 0;
+    run.random = seed * 1000003 + i;
+    if (bench_it)
+        rows[i].bench();
+    else
+        rows[i].test();
+}
+
+static int usage(void)
+{
+    fprintf(stderr, "usage: check_kernels [--seed N] [--set NAME] [--bench [KERNEL]]\n");
+    return 2;
+}
+
+int main(int argc, char **argv)
+{
+    const kernels *sets[SETS];
+    const char *only = NULL, *kernel = NULL;
+    bool bench_it = false, known = true;
+    uint64_t seed = (uint64_t)time(NULL) % 1000000;
+    for (int i = 1; i < argc; i++)
+        if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc)
+            seed = strtoull(argv[++i], NULL, 10);
+        else if (strcmp(argv[i], "--set") == 0 && i + 1 < argc)
+            only = argv[++i];
+        else if (strcmp(argv[i], "--bench") == 0) {
+            bench_it = true;
+            kernel = i + 1 < argc && argv[i + 1][0] != '-' ? argv[++i] : NULL;
+        } else
+            return usage();
+    int count = kernels_all(sets, SETS);
+    if (only && !kernels_by_name(only, &known)) {
+        fprintf(stderr, "check_kernels: %s\n", known ? "this processor lacks the set" : "no such set");
+        return 2;
+    }
+    run.page = (size_t)sysconf(_SC_PAGESIZE);
+    run.scalar = sets[0];
+    signal(SIGSEGV, on_signal), signal(SIGBUS, on_signal), signal(SIGILL, on_signal);
+    if (bench_it)
+        bench_memory();
+    else
+        printf("seed %llu\n", (unsigned long long)seed);
+    for (size_t i = 0; i < ROWS; i++)
+        for (int s = 0; s < count; s++)
+            if ((!only || strcmp(only, sets[s]->name) == 0) && (!kernel || strcmp(kernel, rows[i].name) == 0)) {
+                run.set = sets[s];
+                run_row(i, seed, bench_it);
+                fflush(stdout);
+            }
+    if (bench_it)
+        return 0;
+    printf("%ld passed, %ld failed\n", run.passed, run.failed);
+    return run.failed ? 1 : 0;
 }

@@ -6,6 +6,9 @@
  * --strict: a tenth of the allowed deviation (an eighth for pictures); correct programs stay far below, and GELU's two forms,
  * say, differ by no more in places. --keep: leave the working folder. What follows `--` is added to every command (`-- --memory-budget 8M -t 2`).
  * The fixtures' form is described in fixtures/make_pixart.py. Exit status 1 when a case failed. */
+#ifndef _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 200809L
+#endif
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>

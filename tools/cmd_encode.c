@@ -21,7 +21,7 @@ bool cmd_encode(const options *o, status *st)
     trace *t = src ? trace_open(st) : NULL;
     if (t && pipeline_encode(src, &q, t, &r, st)) {
         progress_end(&p);
-        tell_cut(&r);
+        tell_cut(o->quiet, &r);
         if (trace_write(t, o->output, st))
             print_report(o, &q, &r);
     }

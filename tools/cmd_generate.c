@@ -58,7 +58,7 @@ static bool run_one(const options *given, const source *src, status *st)
     q.trace = traced ? trace_open(st) : NULL;
     if (status_ok(st) && pipeline_generate(src, &q, &r, st)) {
         progress_end(&p);
-        tell_cut(&r);
+        tell_cut(o.quiet, &r);
         bool good = write_pictures(&o, &q, src->path, &r, st);
         if (good && o.save_latents)
             good = save_latents(q.trace, &r, o.save_latents, st);

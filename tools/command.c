@@ -101,8 +101,9 @@ bool write_pictures(const options *o, const request *q, const char *model, const
             .model = model, .steps = r->steps, .width = r->width, .height = r->height, .guidance_scale = r->guidance_scale,
             .seed = r->seed + (uint64_t)k,
         };
-        char *text = picture_parameters(&s, st), *name = picture_name(o->output, k, st);
-        if (text && name)
+        /* decode knows nothing of a prompt */
+        char *text = q->prompt ? picture_parameters(&s, st) : NULL, *name = picture_name(o->output, k, st);
+        if (status_ok(st))
             image_write_png(name, r->rgb + (size_t)k * bytes, r->width, r->height, text, st);
         mem_free(text);
         mem_free(name);
@@ -110,9 +111,9 @@ bool write_pictures(const options *o, const request *q, const char *model, const
     return status_ok(st);
 }
 
-void tell_cut(const result *r)
+void tell_cut(bool quiet, const result *r)
 {
-    if (r->tokens_cut > 0)
+    if (r->tokens_cut > 0 && !quiet)
         fprintf(stderr, "penstock: prompt: cut, its last %d token%s do not fit the model's length\n", r->tokens_cut,
                 r->tokens_cut == 1 ? "" : "s");
 }

@@ -43,7 +43,7 @@ char *picture_name(const char *output, int k, status *st);
 bool write_pictures(const options *o, const request *q, const char *model, const result *r, status *st);
 
 /* Warn of a prompt that the model does not see whole. */
-void tell_cut(const result *r);
+void tell_cut(bool quiet, const result *r);
 
 /* The object of --json for a run, and its line for a person. */
 json_object *run_report(const options *o, const request *q, const result *r);

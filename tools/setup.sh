@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(build-essential autoconf automake libtool pkg-config
-          libjson-c-dev libsentencepiece-dev libpng-dev libxxhash-dev libunistring-dev)
+          libjson-c-dev libpng-dev libxxhash-dev libunistring-dev)
 only_packages=no
 for argument in "$@"; do
     case $argument in
@@ -25,8 +25,8 @@ say() { printf '%s\n' "setup: $*" >&2; }
 missing=()
 for package in "${packages[@]}"; do
     if ! command -v dpkg-query >/dev/null; then
-        say "this is not Debian or Ubuntu: install a C and C++ compiler, autoconf, automake, libtool and pkg-config, and the libraries"
-        say "json-c, sentencepiece, libpng, xxhash, libunistring (tests: criterion) by other means, then: autoreconf -i && ./configure && make"
+        say "this is not Debian or Ubuntu: install a C compiler, autoconf, automake, libtool and pkg-config, and the libraries"
+        say "json-c, libpng, xxhash, libunistring (tests: criterion) by other means, then: autoreconf -i && ./configure && make"
         break
     fi
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)" = installed ] || missing+=("$package")

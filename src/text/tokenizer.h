@@ -10,8 +10,9 @@
 
 typedef struct tokenizer tokenizer;
 
-/* T5's: a sentencepiece unigram model (the bytes of spiece.model) with </s> appended and <extra_id_N> understood.
- * extra_ids: 100 for T5 (tokenizer_config.json's "extra_ids" or its added_tokens). name: for the sentence when it is malformed. */
+/* T5's: a sentencepiece unigram model (the bytes of spiece.model, not needed afterwards) with </s> appended and <extra_id_N> understood,
+ * as transformers' T5Tokenizer makes it of the two files. tokenizer_config: NULL if there is none. name: spiece.model's, for the
+ * sentence when it is malformed. */
 tokenizer *tokenizer_open_spm(const void *model, size_t bytes, const char *tokenizer_config, size_t config_bytes, const char *name, status *st);
 void tokenizer_close(tokenizer *t);
 int32_t tokenizer_vocabulary(const tokenizer *t); /* pieces plus added tokens */
@@ -23,5 +24,7 @@ int tokenizer_encode(const tokenizer *t, const char *text, int32_t *ids, int mos
 
 /* Python's str.lower().strip(); the caller frees with mem_free. */
 char *text_lower_strip(const char *text, status *st);
+/* A copy with each malformed sequence replaced by U+FFFD, as Python's bytes.decode(errors="replace") does; mem_free. */
+char *text_repair(const char *text, status *st);
 
 #endif

@@ -47,7 +47,6 @@ bool pack_end(pack_writer *w, float error, status *st);
 /* Write the header, sync, take the final name. With st at an error already: the same as pack_abort, and false. */
 bool pack_commit(pack_writer *w, status *st);
 void pack_abort(pack_writer *w);
-uint64_t pack_bytes(const pack_writer *w); /* written so far */
 /* What a writer holds at most, but for some 250 bytes a tensor. */
 size_t pack_writer_bytes(void);
 

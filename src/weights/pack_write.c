@@ -56,8 +56,6 @@ struct pack_writer {
 
 size_t pack_writer_bytes(void) { return sizeof(pack_writer) + COLLECTORS * 4 * (size_t)PACK_SMALL + DROP_BYTES; }
 
-uint64_t pack_bytes(const pack_writer *w) { return w->out.bytes; }
-
 /* ---- bytes ---- */
 
 /* Only clean pages can be dropped: start writing a stretch out, drop the one before it. */
@@ -184,7 +182,8 @@ static bool collect(collector *c, const void *data, size_t bytes, status *st)
         c->data = more;
         c->room = room;
     }
-    memcpy(c->data + c->used, data, bytes);
+    if (bytes)
+        memcpy(c->data + c->used, data, bytes);
     c->used += bytes;
     return true;
 }
