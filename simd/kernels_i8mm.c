@@ -10,6 +10,7 @@
 
 #define ALWAYS static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 32")
+#define IN_ORDER __asm__ volatile("") /* nothing scheduled across: see vec_neon.h */
 
 enum { PAIRS = 4 };
 
@@ -43,12 +44,16 @@ ALWAYS void i8_segment(int P, const int8_t *const a[], const int8_t *w, size_t d
             int8x16_t x = vld1q_s8(w + r * 32), y = vld1q_s8(w + r * 32 + 16);
             low[r] = low_halves(x, y);
             high[r] = high_halves(x, y);
+            IN_ORDER;
         }
         UNROLL for (int p = 0; p < P; p++) {
             int8x16_t x = vld1q_s8(a[2 * p] + k), y = vld1q_s8(a[2 * p + 1] + k);
             int8x16_t al = low_halves(x, y), ah = high_halves(x, y);
             UNROLL for (int r = 0; r < PAIRS; r++)
-                c[p][r] = vmmlaq_s32(vmmlaq_s32(c[p][r], al, low[r]), ah, high[r]);
+                c[p][r] = vmmlaq_s32(c[p][r], al, low[r]);
+            UNROLL for (int r = 0; r < PAIRS; r++)
+                c[p][r] = vmmlaq_s32(c[p][r], ah, high[r]);
+            IN_ORDER;
         }
     }
 }
@@ -99,9 +104,9 @@ ALWAYS void i8_tile(int P, const i8_job *g, int t, int count, int half)
     }
 }
 
-static void i8_tile_8(const i8_job *g, int t, int count, int half) { i8_tile(4, g, t, count, half); }
-static void i8_tile_4(const i8_job *g, int t, int count, int half) { i8_tile(2, g, t, count, half); }
-static void i8_tile_2(const i8_job *g, int t, int count, int half) { i8_tile(1, g, t, count, half); }
+static __attribute__((noinline)) void i8_tile_8(const i8_job *g, int t, int count, int half) { i8_tile(4, g, t, count, half); }
+static __attribute__((noinline)) void i8_tile_4(const i8_job *g, int t, int count, int half) { i8_tile(2, g, t, count, half); }
+static __attribute__((noinline)) void i8_tile_2(const i8_job *g, int t, int count, int half) { i8_tile(1, g, t, count, half); }
 
 static void gemm_i8_i8mm(const int8_t *const *a, const float *a_scale, const int32_t *a_sum, int tokens, int segments,
                          int depth, const int8_t *w, const float *row_scale, int rows, float *out, size_t out_stride)

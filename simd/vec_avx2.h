@@ -15,6 +15,8 @@ enum { GEMM_MOST_TOKENS = 6, GEMM_MOST_WIDTH = 2, GEMM_ROWS = 64, GEMM_BLOCK = 2
 #define ATTENTION_TILES(X) X(6) X(4) X(2) X(1)
 #define EXP_LEAST (-88.0f)
 
+#define IN_ORDER
+
 typedef __m256 vf;
 typedef __m256i vi;
 typedef __m256 vm;
@@ -99,8 +101,6 @@ static inline void vi_store_i8(int8_t *p, vi a)
     _mm_storel_epi64((__m128i *)(void *)p, _mm_packs_epi16(x, x));
 }
 
-/* The sum with the partner where the stride's bit of the lane is 0, partner minus x where it is 1: x's sign is
- * flipped there, which rounds no differently from a subtraction. */
 static inline vf vf_butterfly(vf x, vf swapped, vf flip) { return _mm256_add_ps(swapped, _mm256_xor_ps(x, flip)); }
 static inline vf vf_butterflies(vf x)
 {

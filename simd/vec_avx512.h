@@ -17,6 +17,8 @@ enum { GEMM_MOST_TOKENS = 12, GEMM_MOST_WIDTH = 2, GEMM_ROWS = 64, GEMM_BLOCK = 
 /* Where vf_exp stops: e^x has become 0 by way of vf_scale2. */
 #define EXP_LEAST (-110.0f)
 
+#define IN_ORDER /* needed on NEON: see there */
+
 typedef __m512 vf;
 typedef __m512i vi;
 typedef __mmask16 vm;
@@ -80,10 +82,11 @@ static inline vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
 static inline int32_t vi_sum(vi a) { return _mm512_reduce_add_epi32(a); }
 static inline void vi_store_i8(int8_t *p, vi a) { _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(a)); }
 
-/* Hadamard butterflies of one register at strides 1, 2, 4, 8. */
-static inline vf vf_butterfly(vf x, vf swapped, __mmask16 upper)
+/* Hadamard butterflies of one register at strides 1, 2, 4, 8: the sum with the partner where the stride's bit of the
+ * lane is 0, the partner minus x where it is 1. There x's sign is flipped before the sum, which rounds no differently. */
+static inline vf vf_butterfly(vf x, vf swapped, vm upper)
 {
-    return _mm512_mask_sub_ps(_mm512_add_ps(x, swapped), upper, swapped, x);
+    return _mm512_add_ps(swapped, _mm512_mask_xor_ps(x, upper, x, _mm512_set1_ps(-0.0f)));
 }
 static inline vf vf_butterflies(vf x)
 {

@@ -16,6 +16,9 @@ enum { GEMM_MOST_TOKENS = 6, GEMM_MOST_WIDTH = 4, GEMM_ROWS = 64, GEMM_BLOCK = 1
 #define ATTENTION_TILES(X) X(6) X(4) X(2) X(1)
 #define EXP_LEAST (-88.0f)
 
+/* Nothing is scheduled across: gcc would load all of a tile's operands first, and run out of registers for its sums. */
+#define IN_ORDER __asm__ volatile("")
+
 typedef float32x4_t vf;
 typedef int32x4_t vi;
 typedef uint32x4_t vm;

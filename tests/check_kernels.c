@@ -5,7 +5,6 @@
  *   check_kernels --bench [KERNEL]            times, rates, and the share of what the core can do, measured beside them
  *
  * The list is kernels.def: a kernel added there without a test_... and a bench_... here does not compile. */
-#include <float.h>
 #include <math.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -34,13 +33,7 @@ static struct {
     size_t page;
 } run;
 
-static void begin_case(const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    vsnprintf(run.shape, sizeof run.shape, format, args);
-    va_end(args);
-}
+#define begin_case(...) snprintf(run.shape, sizeof run.shape, __VA_ARGS__)
 
 __attribute__((format(printf, 2, 3))) static void verdict(bool good, const char *format, ...)
 {
@@ -78,20 +71,9 @@ static uint64_t random_bits(void)
     return z ^ z >> 31;
 }
 
-static int random_int(int low, int high)
-{
-    return low + (int)(random_bits() % (uint64_t)(high - low + 1));
-}
-
-static float random_unit(void) /* -1 ... 1 */
-{
-    return (float)((double)(random_bits() >> 11) * 0x1p-52 - 1);
-}
-
-static float random_normal(void) /* near enough */
-{
-    return (random_unit() + random_unit() + random_unit()) * 1.0f;
-}
+static int random_int(int low, int high) { return low + (int)(random_bits() % (uint64_t)(high - low + 1)); }
+static float random_unit(void) { return (float)((double)(random_bits() >> 11) * 0x1p-52 - 1); } /* -1 ... 1 */
+static float random_normal(void) { return random_unit() + random_unit() + random_unit(); }      /* near enough */
 
 #define PICK(array) ((array)[random_bits() % (sizeof(array) / sizeof *(array))])
 
@@ -121,7 +103,7 @@ static void *guarded(size_t bytes, bool at_start)
 {
     size_t inner = (bytes + run.page - 1) / run.page * run.page, whole = inner + 2 * run.page;
     char *base = mmap(NULL, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (base == MAP_FAILED || map_count == MAPS || (inner && mprotect(base + run.page, inner, PROT_READ | PROT_WRITE)))
+    if (base == MAP_FAILED || map_count == MAPS || mprotect(base + run.page, inner, PROT_READ | PROT_WRITE))
         abort();
     maps[map_count].base = base;
     maps[map_count++].bytes = whole;
@@ -129,28 +111,20 @@ static void *guarded(size_t bytes, bool at_start)
     return base + run.page + (at_start ? 0 : inner - bytes);
 }
 
-static void *after_guard_or_before(size_t bytes)
-{
-    return guarded(bytes, random_int(0, 3) == 0);
-}
-
-#define ARRAY(type, n) ((type *)after_guard_or_before((size_t)(n) * sizeof(type)))
+#define ARRAY(type, n) ((type *)guarded((size_t)(n) * sizeof(type), random_int(0, 3) == 0))
 
 /* The array becomes read-only. */
 static void seal(const void *array)
 {
     for (int i = 0; i < map_count; i++)
-        if ((const char *)array >= maps[i].base && (const char *)array <= maps[i].base + maps[i].bytes)
-            if (maps[i].bytes > 2 * run.page)
-                mprotect(maps[i].base + run.page, maps[i].bytes - 2 * run.page, PROT_READ);
+        if ((const char *)array >= maps[i].base && (const char *)array < maps[i].base + maps[i].bytes)
+            mprotect(maps[i].base + run.page, maps[i].bytes - 2 * run.page, PROT_READ);
 }
 
 static void end_case(void)
 {
-    while (map_count > 0) {
-        map_count--;
-        munmap(maps[map_count].base, maps[map_count].bytes);
-    }
+    for (; map_count > 0; map_count--)
+        munmap(maps[map_count - 1].base, maps[map_count - 1].bytes);
 }
 
 /* ---- comparisons ---- */
@@ -160,36 +134,49 @@ static bool same_float(float a, float b)
     return memcmp(&a, &b, sizeof a) == 0 || (isnan(a) && isnan(b));
 }
 
-static void same_floats(const char *what, const float *got, const float *want, size_t n)
-{
-    size_t i = 0;
-    while (i < n && same_float(got[i], want[i]))
-        i++;
-    if (i < n)
-        verdict(false, "%s[%zu]: %a, not %a", what, i, (double)got[i], (double)want[i]);
-    else
-        verdict(true, " ");
-}
-
 static void same_bytes(const char *what, const void *got, const void *want, size_t n)
 {
     const unsigned char *g = got, *w = want;
     size_t i = 0;
     while (i < n && g[i] == w[i])
         i++;
-    if (i < n)
-        verdict(false, "%s: byte %zu is %d, not %d", what, i, (int)g[i], (int)w[i]);
-    else
-        verdict(true, " ");
+    verdict(i == n, "%s: byte %zu is %d, not %d", what, i, i < n ? (int)g[i] : 0, i < n ? (int)w[i] : 0);
 }
 
 static bool near_float(float got, float want, double bound)
 {
-    if (isnan(want) || isnan(got))
-        return isnan(want) && isnan(got);
-    if (isinf(want) || isinf(got))
-        return got == want;
+    if (same_float(got, want) || isnan(got) || isnan(want) || isinf(got) || isinf(want))
+        return same_float(got, want);
     return fabs((double)got - (double)want) <= bound;
+}
+
+enum { SAME = -1 }; /* as a bound: bit for bit, but for what a NaN holds */
+
+/* Within bound * (1 + |want|). */
+static void near_floats(const char *what, const float *got, const float *want, size_t n, double bound)
+{
+    size_t i = 0;
+    while (i < n && near_float(got[i], want[i], bound * (1 + fabs((double)want[i]))))
+        i++;
+    verdict(i == n, "%s[%zu]: %a, not %a", what, i, i < n ? (double)got[i] : 0, i < n ? (double)want[i] : 0);
+}
+
+#define same_floats(what, got, want, n) near_floats(what, got, want, n, SAME)
+
+/* Row by row; bounds: of each element, or NULL and one for all. */
+static void near_matrix(const float *got, const float *want, int lines, int width, size_t stride, const double *bounds, double bound)
+{
+    double worst = 0;
+    bool good = true;
+    for (size_t t = 0; t < (size_t)lines; t++)
+        for (size_t n = 0; n < (size_t)width; n++) {
+            double limit = bounds ? bounds[t * (size_t)width + n] : bound;
+            if (near_float(got[t * stride + n], want[t * stride + n], limit))
+                continue;
+            good = false;
+            worst = fmax(worst, fabs((double)got[t * stride + n] - (double)want[t * stride + n]) / limit);
+        }
+    verdict(good, "off by %.2f of the bound", worst);
 }
 
 /* Every element of out outside the tokens x rows that were asked for still holds the 0xff it was filled with. */
@@ -203,10 +190,8 @@ static bool gaps_untouched(const float *out, int tokens, int rows, size_t stride
     return true;
 }
 
-static size_t span(int lines, size_t stride, int width) /* elements of a strided matrix without the last gap */
-{
-    return (size_t)(lines - 1) * stride + (size_t)width;
-}
+/* Elements of a strided matrix without the last gap. */
+static size_t span(int lines, size_t stride, int width) { return (size_t)(lines - 1) * stride + (size_t)width; }
 
 /* ---- gemm_f32 ---- */
 
@@ -248,11 +233,6 @@ static double gemm_magnitude(const gemm_case *c, int t, int n)
     return sum;
 }
 
-static void call_gemm(const kernels *k, const gemm_case *c, float *out)
-{
-    k->gemm_f32(c->a, c->tokens, c->segments, c->depth, c->w, c->w_stride, c->rows, out, c->out_stride);
-}
-
 /* A block of tokens and rows by itself gives the bits it has in the whole. */
 static void gemm_block(const gemm_case *c, const float *whole, int t0, int tokens, int n0, int rows)
 {
@@ -275,20 +255,13 @@ static void one_gemm(int tokens, int segments, int depth, int rows, values kind)
     gemm_case c = make_gemm(tokens, segments, depth, rows, kind);
     size_t n = span(tokens, c.out_stride, rows);
     float *out = ARRAY(float, n), *want = ARRAY(float, n);
-    call_gemm(run.set, &c, out);
-    call_gemm(run.scalar, &c, want);
-    double worst = 0;
-    bool good = true;
+    double *bounds = ARRAY(double, tokens * rows);
+    run.set->gemm_f32(c.a, tokens, segments, depth, c.w, c.w_stride, rows, out, c.out_stride);
+    run.scalar->gemm_f32(c.a, tokens, segments, depth, c.w, c.w_stride, rows, want, c.out_stride);
     for (int t = 0; t < tokens; t++)
-        for (int r = 0; r < rows; r++) {
-            double bound = 1e-6 * sqrt((double)segments * depth) * gemm_magnitude(&c, t, r) + 1e-43 * depth;
-            size_t at = (size_t)t * c.out_stride + (size_t)r;
-            if (near_float(out[at], want[at], bound))
-                continue;
-            good = false;
-            worst = fmax(worst, fabs((double)out[at] - (double)want[at]) / bound);
-        }
-    verdict(good, "off by %.2f of the bound", worst);
+        for (int r = 0; r < rows; r++)
+            bounds[t * rows + r] = 1e-6 * sqrt((double)segments * depth) * gemm_magnitude(&c, t, r) + 1e-43 * depth;
+    near_matrix(out, want, tokens, rows, c.out_stride, bounds, 0);
     verdict(gaps_untouched(out, tokens, rows, c.out_stride), "wrote between the rows of out");
     for (int i = 0; i < 4; i++) {
         int t0 = random_int(0, tokens - 1), n0 = random_int(0, rows - 1);
@@ -309,6 +282,7 @@ static void test_gemm_f32(void)
     one_gemm(37, 1, 1152, 64, NORMAL);
     one_gemm(23, 9, 128, 17, MIXED);
     one_gemm(5, 1, 4099, 3, NORMAL);
+    one_gemm(3, 3, 100, 150, NORMAL);
 }
 
 /* ---- gemm_i8, decode_q4 ---- */
@@ -370,6 +344,7 @@ static void test_gemm_i8(void)
         one_gemm_i8(3, 2, 2048, 5, EDGES, sign);
     }
     one_gemm_i8(66, 9, 128, 16, ANY_WEIGHTS, 0);
+    one_gemm_i8(9, 70, 32, 7, ANY_WEIGHTS, 0);
 }
 
 static void test_decode_q4(void)
@@ -466,25 +441,16 @@ static void test_rotate_row(void)
 #define CONVERSION_TEST(name, type, count)                                                         \
     static void test_##name(void)                                                                  \
     {                                                                                              \
-        begin_case("all values");                                                                  \
-        type *x = ARRAY(type, count);                                                              \
-        float *out = ARRAY(float, count), *want = ARRAY(float, count);                             \
-        for (size_t i = 0; i < count; i++)                                                         \
-            x[i] = (type)i;                                                                        \
-        run.set->name(x, out, count);                                                              \
-        run.scalar->name(x, want, count);                                                          \
-        same_bytes("out", out, want, count * sizeof *out);                                         \
-        end_case();                                                                                \
-        for (size_t n = 1; n <= 40; n++) {                                                         \
+        for (size_t n = count; n > 0; n = n > 40 ? 40 : n - 1) {                                   \
             begin_case("n %zu", n);                                                                \
-            type *y = ARRAY(type, n);                                                              \
-            float *some = ARRAY(float, n), *same = ARRAY(float, n);                                \
+            type *x = ARRAY(type, n);                                                              \
+            float *out = ARRAY(float, n), *want = ARRAY(float, n);                                 \
             for (size_t i = 0; i < n; i++)                                                         \
-                y[i] = (type)random_bits();                                                        \
-            seal(y);                                                                               \
-            run.set->name(y, some, n);                                                             \
-            run.scalar->name(y, same, n);                                                          \
-            same_bytes("out", some, same, n * sizeof *some);                                       \
+                x[i] = (type)(n == count ? i : random_bits());                                     \
+            seal(x);                                                                               \
+            run.set->name(x, out, n);                                                              \
+            run.scalar->name(x, want, n);                                                          \
+            same_bytes("out", out, want, n * sizeof *out);                                         \
             end_case();                                                                            \
         }                                                                                          \
     }
@@ -516,6 +482,14 @@ static float mask_bias(masks mask, int q, int k, int nk)
     return masked ? -INFINITY : random_normal();
 }
 
+/* Whole numbers: logits are exact whatever the order of their sum. */
+static void fill_rows(float *x, int lines, size_t stride, int width, bool whole)
+{
+    for (int i = 0; i < lines; i++)
+        for (int d = 0; d < width; d++)
+            x[(size_t)i * stride + (size_t)d] = whole ? (float)random_int(-8, 8) : random_normal();
+}
+
 static attention_case make_attention(int nq, int nk, int qk, int vd, masks mask)
 {
     attention_case c = {.nq = nq, .nk = nk, .qk = qk, .vd = vd, .scale = 1 / sqrtf((float)qk)};
@@ -525,14 +499,9 @@ static attention_case make_attention(int nq, int nk, int qk, int vd, masks mask)
     c.q = ARRAY(float, span(nq, c.q_stride, qk)), c.k = ARRAY(float, span(nk, c.k_stride, qk));
     c.v = ARRAY(float, span(nk, c.v_stride, vd));
     c.scratch = guarded(attention_scratch_floats(vd) * sizeof(float), false);
-    for (int i = 0; i < nq; i++)
-        for (int d = 0; d < qk; d++) /* whole numbers: logits are exact whatever the order of their sum */
-            c.q[(size_t)i * c.q_stride + (size_t)d] = mask == BIG_LOGITS ? (float)random_int(-8, 8) : random_normal();
-    for (int i = 0; i < nk; i++)
-        for (int d = 0; d < qk; d++)
-            c.k[(size_t)i * c.k_stride + (size_t)d] = mask == BIG_LOGITS ? (float)random_int(-8, 8) : random_normal();
-    for (int i = 0; i < nk; i++)
-        fill(c.v + (size_t)i * c.v_stride, (size_t)vd, NORMAL);
+    fill_rows(c.q, nq, c.q_stride, qk, mask == BIG_LOGITS);
+    fill_rows(c.k, nk, c.k_stride, qk, mask == BIG_LOGITS);
+    fill_rows(c.v, nk, c.v_stride, vd, false);
     if (mask == BIG_LOGITS)
         c.scale = 0.25f;
     else if (mask != NO_BIAS) {
@@ -558,18 +527,11 @@ static void one_attention(int nq, int nk, int qk, int vd, masks mask)
         step = random_int(1, nq - i);
         attend(run.set, &c, i, step, alone);
     }
-    double bound = 2e-6 * 3 * fmax(1, sqrt(nk)), worst = 0; /* |v| < 3 */
-    bool good = true, same = true;
+    bool same = true;
     for (int i = 0; i < nq; i++)
-        for (int j = 0; j < vd; j++) {
-            size_t at = (size_t)i * c.out_stride + (size_t)j;
-            same = same && same_float(out[at], alone[at]);
-            if (near_float(out[at], want[at], bound))
-                continue;
-            good = false;
-            worst = fmax(worst, fabs((double)out[at] - (double)want[at]) / bound);
-        }
-    verdict(good, "off by %.2f of the bound", worst);
+        for (int j = 0; j < vd; j++)
+            same = same && same_float(out[(size_t)i * c.out_stride + (size_t)j], alone[(size_t)i * c.out_stride + (size_t)j]);
+    near_matrix(out, want, nq, vd, c.out_stride, NULL, 2e-6 * 3 * fmax(1, sqrt(nk))); /* |v| < 3 */
     verdict(same, "a query alone differs from the same among others");
     verdict(gaps_untouched(out, nq, vd, c.out_stride), "wrote between the rows of out");
     end_case();
@@ -606,18 +568,12 @@ static void one_norm(bool rms, int n, int kind, bool gain, bool bias)
     seal(g), seal(b);
     float *gains = gain ? g : NULL, *biases = bias ? b : NULL;
     for (int in_place = 0; in_place < 2; in_place++) {
-        if (rms) {
-            run.scalar->rms_norm(x, n, eps, gains, want);
-            run.set->rms_norm(x, n, eps, gains, in_place ? x : out);
-        } else {
-            run.scalar->layer_norm(x, n, eps, gains, biases, want);
-            run.set->layer_norm(x, n, eps, gains, biases, in_place ? x : out);
-        }
-        const float *got = in_place ? x : out;
-        int i = 0;
-        while (i < n && near_float(got[i], want[i], 2e-6 * (1 + fabs((double)want[i]))))
-            i++;
-        verdict(i == n, "%s[%d]: %.9g, not %.9g", in_place ? "in place " : "", i, (double)got[i < n ? i : 0], (double)want[i < n ? i : 0]);
+        float *to = in_place ? x : out;
+        if (rms)
+            run.scalar->rms_norm(x, n, eps, gains, want), run.set->rms_norm(x, n, eps, gains, to);
+        else
+            run.scalar->layer_norm(x, n, eps, gains, biases, want), run.set->layer_norm(x, n, eps, gains, biases, to);
+        near_floats(in_place ? "in place" : "out", to, want, (size_t)n, 2e-6);
     }
     end_case();
 }
@@ -647,71 +603,64 @@ static float some_input(int i) /* mostly where the functions bend, then anything
     return i % 5 == 1 ? random_unit() * 100 : random_unit() * 12;
 }
 
-static void test_activate(void)
+static double act_bound(activation act) { return act == ACT_NONE || act == ACT_RELU ? 0 : 1e-6; }
+
+static void call_act(const kernels *set, bool plain, activation act, const float *x, const float *scale, const float *shift,
+                     float *out, size_t n)
 {
-    for (int act = 0; act < ACTS; act++)
-        for (size_t n = 1; n <= 20001; n = n < 40 ? n + 1 : n * 22) {
-            begin_case("%s, n %zu", act_names[act], n);
-            float *x = ARRAY(float, n), *out = ARRAY(float, n), *want = ARRAY(float, n);
-            for (size_t i = 0; i < n; i++)
-                x[i] = some_input((int)i);
-            if (n % 8 == 3)
-                x[n / 2] = NAN;
-            run.scalar->activate((activation)act, x, want, n);
-            run.set->activate((activation)act, x, out, n);
-            size_t i = 0;
-            while (i < n && near_float(out[i], want[i], act <= ACT_RELU ? 0 : 1e-6 * (1 + fabs((double)want[i]))))
-                i++;
-            verdict(i == n, "of %a: %.9g, not %.9g", (double)x[i < n ? i : 0], (double)out[i < n ? i : 0], (double)want[i < n ? i : 0]);
-            run.set->activate((activation)act, x, x, n);
-            same_floats("in place", x, out, n);
-            end_case();
-        }
+    if (plain)
+        set->activate(act, x, out, n);
+    else
+        set->scale_shift_act(x, scale, shift, act, out, n);
 }
 
-static void test_scale_shift_act(void)
+static void one_act(bool plain, activation act, size_t n)
+{
+    float *x = ARRAY(float, n), *scale = ARRAY(float, n), *shift = ARRAY(float, n), *out = ARRAY(float, n), *want = ARRAY(float, n);
+    const float *some_scale = random_bits() & 1 ? scale : NULL, *some_shift = random_bits() & 1 ? shift : NULL;
+    begin_case("%s, n %zu%s%s", act_names[act], n, some_scale ? ", scale" : "", some_shift ? ", shift" : "");
+    for (size_t i = 0; i < n; i++)
+        x[i] = some_input((int)i), scale[i] = random_unit(), shift[i] = random_unit() * 100;
+    if (n % 8 == 3)
+        x[n / 2] = NAN;
+    seal(scale), seal(shift);
+    call_act(run.scalar, plain, act, x, some_scale, some_shift, want, n);
+    call_act(run.set, plain, act, x, some_scale, some_shift, out, n);
+    near_floats("out", out, want, n, act_bound(act));
+    call_act(run.set, plain, act, x, some_scale, some_shift, x, n);
+    same_floats("in place", x, out, n);
+    end_case();
+}
+
+static void acts(bool plain)
 {
     for (int act = 0; act < ACTS; act++)
-        for (size_t n = 1; n <= 75; n++) {
-            float *x = ARRAY(float, n), *scale = ARRAY(float, n), *shift = ARRAY(float, n), *out = ARRAY(float, n), *want = ARRAY(float, n);
-            const float *use_scale = random_bits() & 1 ? scale : NULL, *use_shift = random_bits() & 1 ? shift : NULL;
-            begin_case("%s, n %zu%s%s", act_names[act], n, use_scale ? ", scale" : "", use_shift ? ", shift" : "");
-            for (size_t i = 0; i < n; i++)
-                x[i] = some_input((int)i), scale[i] = random_unit(), shift[i] = random_unit() * 100;
-            seal(scale), seal(shift);
-            run.scalar->scale_shift_act(x, use_scale, use_shift, (activation)act, want, n);
-            run.set->scale_shift_act(x, use_scale, use_shift, (activation)act, out, n);
-            size_t i = 0;
-            while (i < n && near_float(out[i], want[i], act <= ACT_RELU ? 0 : 1e-6 * (1 + fabs((double)want[i]))))
-                i++;
-            verdict(i == n, "%.9g, not %.9g", (double)out[i < n ? i : 0], (double)want[i < n ? i : 0]);
-            run.set->scale_shift_act(x, use_scale, use_shift, (activation)act, x, n);
-            same_floats("in place", x, out, n);
-            end_case();
-        }
+        for (size_t n = 1; n <= 20001; n = n < 75 ? n + 1 : n * 22)
+            one_act(plain, (activation)act, n);
 }
+
+static void test_activate(void) { acts(true); }
+static void test_scale_shift_act(void) { acts(false); }
 
 static void test_act_mul(void)
 {
     for (int act = 0; act < ACTS; act++)
         for (size_t n = 1; n <= 75; n++) {
             begin_case("%s, n %zu", act_names[act], n);
-            float *x = ARRAY(float, n), *y = ARRAY(float, n), *out = ARRAY(float, n), *want = ARRAY(float, n), *plain = ARRAY(float, n);
+            float *x = ARRAY(float, n), *y = ARRAY(float, n), *out = ARRAY(float, n), *want = ARRAY(float, n), *z = ARRAY(float, n);
             for (size_t i = 0; i < n; i++)
-                x[i] = some_input((int)i), y[i] = random_normal() * 10;
-            run.scalar->activate((activation)act, x, plain, n);
+                x[i] = z[i] = some_input((int)i), y[i] = ldexpf(random_bits() & 1 ? 1 : -1, random_int(-3, 3)); /* exact */
             run.scalar->act_mul((activation)act, x, y, want, n);
             run.set->act_mul((activation)act, x, y, out, n);
-            size_t i = 0;
-            while (i < n && near_float(out[i], want[i], act <= ACT_RELU ? 0 : 1.1e-6 * (1 + fabs((double)plain[i])) * fabs((double)y[i])))
-                i++;
-            verdict(i == n, "%.9g, not %.9g", (double)out[i < n ? i : 0], (double)want[i < n ? i : 0]);
-            float *z = ARRAY(float, n);
-            memcpy(z, x, n * sizeof *z);
+            near_floats("out", out, want, n, act_bound((activation)act) * 8);
             run.set->act_mul((activation)act, z, y, z, n);
             same_floats("out is x", z, out, n);
+            run.set->activate((activation)act, x, want, n);
+            for (size_t i = 0; i < n; i++)
+                want[i] *= y[i];
             run.set->act_mul((activation)act, x, y, y, n);
             same_floats("out is y", y, out, n);
+            same_floats("activate, then times y", want, out, n);
             end_case();
         }
 }
@@ -755,39 +704,37 @@ static void test_channel_sums(void)
 /* ---- benchmark: the best of several rounds, beside the core's peak measured in the same rounds ---- */
 
 #define TWELVE(F) F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11)
+#define USES(r)                                                                                                            \
+    "cc", r "0", r "1", r "2", r "3", r "4", r "5", r "6", r "7", r "8", r "9", r "10", r "11", r "12", r "13", r "14", r "15"
 #if defined(__x86_64__)
-#define PEAK(name, F)                                                                                                    \
-    static void name(long n)                                                                                             \
-    {                                                                                                                    \
-        __asm__ volatile("vzeroall\n1:\n\t" TWELVE(F) "dec %0\n\tjnz 1b\n\tvzeroupper" : "+r"(n) : : "cc", "xmm0",       \
-                         "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",       \
-                         "xmm12", "xmm13", "xmm14", "xmm15");                                                            \
+#define PEAK(name, F)                                                                                              \
+    static void peak_##name(long n)                                                                                \
+    {                                                                                                              \
+        __asm__ volatile("vzeroall\n1:\n\t" TWELVE(F) "dec %0\n\tjnz 1b\n\tvzeroupper" : "+r"(n) : : USES("xmm")); \
     }
 #define FMA_YMM(i) "vfmadd231ps %%ymm14, %%ymm15, %%ymm" #i "\n\t"
 #define FMA_ZMM(i) "vfmadd231ps %%zmm14, %%zmm15, %%zmm" #i "\n\t"
 #define DPBUSD(i) "vpdpbusd %%zmm14, %%zmm15, %%zmm" #i "\n\t"
 #define MADDUBS(i) \
     "vpmaddubsw %%ymm14, %%ymm15, %%ymm13\n\tvpmaddwd %%ymm12, %%ymm13, %%ymm13\n\tvpaddd %%ymm13, %%ymm" #i ", %%ymm" #i "\n\t"
-PEAK(peak_fma_ymm, FMA_YMM)
-PEAK(peak_fma_zmm, FMA_ZMM)
-PEAK(peak_dpbusd, DPBUSD)
-PEAK(peak_maddubs, MADDUBS)
+PEAK(fma_ymm, FMA_YMM)
+PEAK(fma_zmm, FMA_ZMM)
+PEAK(dpbusd, DPBUSD)
+PEAK(maddubs, MADDUBS)
 #elif defined(__aarch64__)
-#define PEAK(name, F)                                                                                                    \
-    static void name(long n)                                                                                             \
-    {                                                                                                                    \
-        __asm__ volatile(".arch armv8.6-a+dotprod+i8mm\n1:\n\t" TWELVE(F) "subs %0, %0, #1\n\tb.ne 1b" : "+r"(n) : :     \
-                         "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13",   \
-                         "v14", "v15");                                                                                  \
+#define PEAK(name, F)                                                                                                      \
+    static void peak_##name(long n)                                                                                        \
+    {                                                                                                                      \
+        __asm__ volatile(".arch armv8.6-a\n1:\n\t" TWELVE(F) "subs %0, %0, #1\n\tb.ne 1b" : "+r"(n) : : USES("v"));         \
     }
 #define FMLA(i) "fmla v" #i ".4s, v14.4s, v15.4s\n\t"
 #define SMULL(i) "smull v13.8h, v14.8b, v15.8b\n\tsmlal2 v13.8h, v14.16b, v15.16b\n\tsadalp v" #i ".4s, v13.8h\n\t"
 #define SDOT(i) "sdot v" #i ".4s, v14.16b, v15.16b\n\t"
 #define SMMLA(i) "smmla v" #i ".4s, v14.16b, v15.16b\n\t"
-PEAK(peak_fmla, FMLA)
-PEAK(peak_smull, SMULL)
-PEAK(peak_sdot, SDOT)
-PEAK(peak_smmla, SMMLA)
+PEAK(fmla, FMLA)
+PEAK(smull, SMULL)
+PEAK(sdot, SDOT)
+PEAK(smmla, SMMLA)
 #endif
 
 typedef struct peak {
@@ -833,7 +780,7 @@ static struct {
     const int8_t **lines_i8;
     int32_t *sums;
     int tokens, segments, depth, rows, nk, width;
-    size_t n, stride;
+    size_t stride;
     activation act;
 } b;
 
@@ -855,8 +802,9 @@ static void bench_memory(void)
     memset(b.sums, 0, lines * sizeof *b.sums);
 }
 
-/* Times `go` and prints a line; `amount`: operations or bytes of one call. */
-static void bench(void (*go)(void), enum work kind, double amount, const char *format, ...)
+/* Times `go` and prints a line; `amount`: operations or bytes of one call; then the shape in words. */
+#define TIME(go, kind, amount, ...) (begin_case(__VA_ARGS__), time_kernel(go, kind, amount))
+static void time_kernel(void (*go)(void), enum work kind, double amount)
 {
     const peak *p = find_peak(kind);
     double best = 1e9, best_peak = 1e9;
@@ -878,10 +826,6 @@ static void bench(void (*go)(void), enum work kind, double amount, const char *f
             calls *= 2;
         }
     }
-    va_list args;
-    va_start(args, format);
-    vsnprintf(run.shape, sizeof run.shape, format, args);
-    va_end(args);
     printf("%-16s %-8s %-44s %12.0f ns %8.1f %s", run.kernel, run.set->name, run.shape, best * 1e9, amount / best * 1e-9,
            kind == BYTES ? "GB/s" : kind == F32 ? "GFLOP/s" : "GOP/s");
     if (p)
@@ -906,7 +850,7 @@ static void bench_gemm_f32(void)
         for (int s = 0; s < b.segments; s++)
             for (int t = 0; t < b.tokens; t++)
                 b.lines[s * b.tokens + t] = b.x + (size_t)(s / 3 * 66 + s % 3 + t) * (size_t)b.depth; /* as a convolution's */
-        bench(go_gemm_f32, F32, 2.0 * b.tokens * b.segments * b.depth * b.rows, "%d tokens, %d x %d, %d rows", b.tokens, b.segments,
+        TIME(go_gemm_f32, F32, 2.0 * b.tokens * b.segments * b.depth * b.rows, "%d tokens, %d x %d, %d rows", b.tokens, b.segments,
               b.depth, b.rows);
     }
 }
@@ -926,45 +870,38 @@ static void bench_gemm_i8(void)
             b.lines_i8[j] = b.a + (size_t)(j % b.tokens + j / b.tokens) * (size_t)b.depth;
         for (size_t j = 0; j < 16 * (size_t)(b.segments * b.depth); j++)
             b.w[j] = (int8_t)(narrow ? random_int(-63, 63) : random_int(-127, 127));
-        bench(go_gemm_i8, I8, 32.0 * b.tokens * b.segments * b.depth, "%d tokens, %d x %d, %s", b.tokens, b.segments, b.depth,
+        TIME(go_gemm_i8, I8, 32.0 * b.tokens * b.segments * b.depth, "%d tokens, %d x %d, %s", b.tokens, b.segments, b.depth,
               narrow ? "7-bit weights" : "8-bit weights");
     }
 }
 
-static void go_decode_q4(void) { run.set->decode_q4((uint8_t *)b.a, (uint8_t *)b.a + 65536, b.depth, b.w, b.w + 256); }
-static void bench_decode_q4(void)
-{
-    b.depth = 4096;
-    bench(go_decode_q4, BYTES, b.depth * 8.5, "depth %d", b.depth);
-}
+#define BENCH(name, call, bytes, ...)                          \
+    static void go_##name(void) { call; }                      \
+    static void bench_##name(void)                             \
+    {                                                          \
+        TIME(go_##name, BYTES, bytes, __VA_ARGS__);           \
+    }
+BENCH(decode_q4, run.set->decode_q4((uint8_t *)b.a, (uint8_t *)b.a + 65536, 4096, b.w, b.w + 256), 4096 * 8.5, "depth 4096")
+BENCH(f16_to_f32, run.set->f16_to_f32((uint16_t *)(void *)b.a, b.out, 4096), 16384, "n 4096 (bytes out)")
+BENCH(bf16_to_f32, run.set->bf16_to_f32((uint16_t *)(void *)b.a, b.out, 4096), 16384, "n 4096 (bytes out)")
+BENCH(f8e4m3_to_f32, run.set->f8e4m3_to_f32((uint8_t *)b.a, b.out, 4096), 16384, "n 4096 (bytes out)")
+BENCH(layer_norm, run.set->layer_norm(b.x, 1152, 1e-6f, NULL, NULL, b.out), 4608, "n 1152")
+BENCH(rms_norm, run.set->rms_norm(b.x, 1152, 1e-6f, b.y, b.out), 4608, "n 1152, gain")
+BENCH(add_gated, run.set->add_gated(b.out, b.y, b.x, 4096), 16384, "n 4096, gate")
+BENCH(channel_sums, run.set->channel_sums(b.x, 64, 320, b.out, b.out + 4096), 64 * 320 * 4.0, "64 pixels, 320 channels")
 
 static void go_quantize_row(void) { run.set->quantize_row(b.x, b.depth, b.depth, b.rows, b.out, b.a, b.out + 65536, b.sums); }
-static void bench_quantize_row(void)
-{
-    for (int i = 0; i < 3; i++) {
-        b.depth = i == 2 ? 320 : 4096, b.rows = (int[]){0, 256, 64}[i];
-        bench(go_quantize_row, BYTES, b.depth * 4.0, "depth %d, block %d", b.depth, b.rows);
-    }
-}
-
 static void go_rotate_row(void) { run.set->rotate_row(b.x, b.depth, b.rows, b.out); }
-static void bench_rotate_row(void)
+static void bench_rows(void (*go)(void))
 {
-    b.depth = 4096;
-    for (b.rows = 16; b.rows <= 256; b.rows *= 4)
-        bench(go_rotate_row, BYTES, b.depth * 4.0, "depth %d, block %d", b.depth, b.rows);
-}
-
-#define CONVERSION_BENCH(name, type)                                                     \
-    static void go_##name(void) { run.set->name((const type *)(void *)b.a, b.out, b.n); } \
-    static void bench_##name(void)                                                       \
-    {                                                                                    \
-        b.n = 4096;                                                                      \
-        bench(go_##name, BYTES, 4.0 * 4096, "n 4096 (bytes out)");                       \
+    static const int shapes[][2] = {{4096, 0}, {4096, 16}, {4096, 64}, {4096, 256}, {1152, 128}, {320, 64}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        b.depth = shapes[i][0], b.rows = shapes[i][1];
+        TIME(go, BYTES, b.depth * 4.0, "depth %d, block %d", b.depth, b.rows);
     }
-CONVERSION_BENCH(f16_to_f32, uint16_t)
-CONVERSION_BENCH(bf16_to_f32, uint16_t)
-CONVERSION_BENCH(f8e4m3_to_f32, uint8_t)
+}
+static void bench_quantize_row(void) { bench_rows(go_quantize_row); }
+static void bench_rotate_row(void) { bench_rows(go_rotate_row); }
 
 static void go_attention(void)
 {
@@ -978,40 +915,24 @@ static void bench_attention(void)
                                     {16, 77, 40, 320}, {16, 120, 72, 1152}, {16, 1024, 512, 512}, {1, 4096, 64, 1152}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         b.tokens = shapes[i][0], b.nk = shapes[i][1], b.width = shapes[i][2], b.stride = (size_t)shapes[i][3];
-        bench(go_attention, F32, 4.0 * b.tokens * b.nk * b.width, "%d queries, %d keys, heads of %d, stride %zu", b.tokens, b.nk,
+        TIME(go_attention, F32, 4.0 * b.tokens * b.nk * b.width, "%d queries, %d keys, heads of %d, stride %zu", b.tokens, b.nk,
               b.width, b.stride);
     }
 }
 
-static void go_layer_norm(void) { run.set->layer_norm(b.x, b.depth, 1e-6f, NULL, NULL, b.out); }
-static void go_rms_norm(void) { run.set->rms_norm(b.x, b.depth, 1e-6f, b.y, b.out); }
-static void bench_layer_norm(void) { b.depth = 1152, bench(go_layer_norm, BYTES, b.depth * 4.0, "n %d", b.depth); }
-static void bench_rms_norm(void) { b.depth = 1152, bench(go_rms_norm, BYTES, b.depth * 4.0, "n %d", b.depth); }
-
-static void go_activate(void) { run.set->activate(b.act, b.x, b.out, b.n); }
-static void go_scale_shift_act(void) { run.set->scale_shift_act(b.x, b.y, b.y + 4096, b.act, b.out, b.n); }
-static void go_act_mul(void) { run.set->act_mul(b.act, b.x, b.y, b.out, b.n); }
+static void go_activate(void) { run.set->activate(b.act, b.x, b.out, 4096); }
+static void go_scale_shift_act(void) { run.set->scale_shift_act(b.x, b.y, b.y + 4096, b.act, b.out, 4096); }
+static void go_act_mul(void) { run.set->act_mul(b.act, b.x, b.y, b.out, 4096); }
 static void bench_acts(void (*go)(void))
 {
-    b.n = 4096;
     for (int act = 0; act < ACTS; act++) {
         b.act = (activation)act;
-        bench(go, BYTES, 4096 * 4.0, "n 4096, %s", act_names[act]);
+        TIME(go, BYTES, 4096 * 4.0, "n 4096, %s", act_names[act]);
     }
 }
 static void bench_activate(void) { bench_acts(go_activate); }
 static void bench_scale_shift_act(void) { bench_acts(go_scale_shift_act); }
 static void bench_act_mul(void) { bench_acts(go_act_mul); }
-
-static void go_add_gated(void) { run.set->add_gated(b.out, b.y, b.x, 4096); }
-static void bench_add_gated(void) { bench(go_add_gated, BYTES, 4096 * 4.0, "n 4096, gate"); }
-
-static void go_channel_sums(void) { run.set->channel_sums(b.x, b.n, b.rows, b.out, b.out + 4096); }
-static void bench_channel_sums(void)
-{
-    b.n = 64, b.rows = 320;
-    bench(go_channel_sums, BYTES, 64 * 320 * 4.0, "64 pixels, 320 channels");
-}
 
 /* ---- main ---- */
 

@@ -1,4 +1,5 @@
 /* test_tokenizer.c: ids as transformers gives them (fixtures/tokenizer/make_tokenizer.py), and models that are none. */
+#define _GNU_SOURCE
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -178,9 +179,7 @@ Test(tokenizer, damaged_models_do_no_harm)
     text_file m = read_fixture("spiece.model");
     for (size_t i = 0; i < m.bytes; i++) {
         char was = m.text[i];
-        m.text[i] = (char)(was ^ 0xff);
-        survives(m.text, m.bytes, NULL, 0);
-        m.text[i] = (char)(was ^ (1 << i % 8));
+        m.text[i] = (char)(was ^ (i % 3 ? 1 << i % 8 : 0xff));
         survives(m.text, m.bytes, NULL, 0);
         m.text[i] = was;
     }

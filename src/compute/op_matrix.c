@@ -34,6 +34,13 @@ static int group_rows_of(const matrix_shape *m)
     return g < PANEL_ROWS ? PANEL_ROWS : g > 128 ? 128 : (int)g;
 }
 
+/* A group's weights as the kernels want them: int8 panels with their scales, or rows of floats. */
+static int64_t decoded_bytes(const matrix_shape *m, bool integer)
+{
+    int64_t rows = group_rows_of(m);
+    return integer ? rows / PANEL_ROWS * (int64_t)type_panel_tmp_bytes(m) : rows * m->taps * m->depth * 4;
+}
+
 static layout layout_of(const run *r, const weight *w, const matrix_shape *m, int64_t x_rows)
 {
     layout at = {0};
@@ -49,7 +56,7 @@ static layout layout_of(const run *r, const weight *w, const matrix_shape *m, in
     at.zero = next, next += padded * 4;
     at.worker = next;
     int64_t pointers = (int64_t)TOKEN_BLOCK * m->taps * (int64_t)(sizeof(void *) + 8);
-    int64_t decoded = integer ? group_rows_of(m) * k : (int64_t)group_rows_of(m) * m->taps * m->depth * 4;
+    int64_t decoded = decoded_bytes(m, integer);
     int64_t raw = PANEL_ROWS * k + 128, tile = TOKEN_BLOCK * 128 * 4, row = padded * 4;
     at.worker_bytes = (int64_t)round_up((size_t)pointers, 64) + (int64_t)round_up((size_t)decoded, 64) + (int64_t)round_up((size_t)raw, 64) + tile +
                       (int64_t)round_up((size_t)row, 64);
@@ -117,7 +124,7 @@ static worker_memory memory_of(const slice_job *j, int worker)
     w.a_sum = (int32_t *)(w.a_scale + n);
     at += round_up((size_t)(n * (int64_t)(sizeof(void *) + 8)), 64);
     w.decoded = at;
-    at += round_up((size_t)(j->integer ? group_rows_of(&p->m) * k : (int64_t)group_rows_of(&p->m) * p->m.taps * p->m.depth * 4), 64);
+    at += round_up((size_t)decoded_bytes(&p->m, j->integer), 64);
     w.raw = at;
     at += round_up((size_t)(PANEL_ROWS * k + 128), 64);
     w.tile = (float *)at;
@@ -205,11 +212,11 @@ static void group_task(void *ctx, int64_t task, int worker)
     int rows = j->slice->rows - first < j->group_rows ? (int)(j->slice->rows - first) : j->group_rows;
     const float *decoded = NULL, *scale[8];
     const int8_t *panel[8];
-    size_t unit = type_unit_bytes(j->w->type, &p->m), k = (size_t)p->m.taps * (size_t)depth_padded(p->m.depth);
+    size_t unit = type_unit_bytes(j->w->type, &p->m);
     if (j->integer)
         for (int i = 0; i * PANEL_ROWS < rows; i++)
             panel[i] = type_panel_i8(p->r->k, j->w->type, &p->m, j->slice->head, j->slice->data + (size_t)(first / PANEL_ROWS + i) * unit,
-                                     (int8_t *)w.decoded + (size_t)i * PANEL_ROWS * k, &scale[i]);
+                                     (int8_t *)w.decoded + (size_t)i * type_panel_tmp_bytes(&p->m), &scale[i]);
     else
         decoded = decode_f32(j, &w, first, rows);
     for (int64_t t0 = t_begin; t0 < t_end; t0 += TOKEN_BLOCK) {
