@@ -35,20 +35,21 @@ bool vae_config_read(vae_config *c, const json *j, const char *name, status *st)
 
 static const float EPS = 1e-6f;
 
-static conv_options conv3(norm before, tensor add_to)
+static conv_options conv3(norm before, tensor add_to, bool map)
 {
-    return (conv_options){.kernel = 3, .stride = 1, .padding = 1, .before = before, .add_to = add_to};
+    return (conv_options){.kernel = 3, .stride = 1, .padding = 1, .before = before, .add_to = add_to, .map = map};
 }
 
-static tensor resnet(run *r, const vae_config *c, tensor x, int channels)
+/* map: in the up blocks, whose tensors only convolutions and norms read */
+static tensor resnet(run *r, const vae_config *c, tensor x, int channels, bool map)
 {
-    tensor h = conv(r, x, "conv1", channels, conv3(group_norm(r, x, "norm1", c->groups, EPS, ACT_SILU), NO_TENSOR));
+    tensor h = conv(r, x, "conv1", channels, conv3(group_norm(r, x, "norm1", c->groups, EPS, ACT_SILU), NO_TENSOR, map));
     if (x.channels != channels) {
-        tensor s = conv(r, x, "conv_shortcut", channels, (conv_options){.kernel = 1, .stride = 1, .before = NO_NORM, .add_to = NO_TENSOR});
+        tensor s = conv(r, x, "conv_shortcut", channels, (conv_options){.kernel = 1, .stride = 1, .before = NO_NORM, .add_to = NO_TENSOR, .map = map});
         drop(r, x);
         x = s;
     }
-    x = conv(r, h, "conv2", channels, conv3(group_norm(r, h, "norm2", c->groups, EPS, ACT_SILU), x));
+    x = conv(r, h, "conv2", channels, conv3(group_norm(r, h, "norm2", c->groups, EPS, ACT_SILU), x, map));
     drop(r, h);
     return x;
 }
@@ -66,19 +67,19 @@ static tensor middle_attention(run *r, const vae_config *c, tensor x)
     return leave(r, in, image_of(linear_add(r, x, y, "to_out.0", NO_ROW, (linear_options){0}), height, width));
 }
 
-static tensor resnet_in(run *r, const vae_config *c, tensor x, int i, int channels)
+static tensor resnet_in(run *r, const vae_config *c, tensor x, int i, int channels, bool map)
 {
     scope in = enter(r, "resnets.%d", i);
-    return leave(r, in, resnet(r, c, x, channels));
+    return leave(r, in, resnet(r, c, x, channels, map));
 }
 
 static tensor middle(run *r, const vae_config *c, tensor x)
 {
     scope in = enter(r, "decoder.mid_block");
-    x = resnet_in(r, c, x, 0, x.channels);
+    x = resnet_in(r, c, x, 0, x.channels, false);
     if (c->mid_attention)
         x = middle_attention(r, c, x);
-    return leave(r, in, resnet_in(r, c, x, 1, x.channels));
+    return leave(r, in, resnet_in(r, c, x, 1, x.channels, false));
 }
 
 static tensor up_block(run *r, const vae_config *c, tensor x, int i)
@@ -86,9 +87,9 @@ static tensor up_block(run *r, const vae_config *c, tensor x, int i)
     scope in = enter(r, "decoder.up_blocks.%d", i);
     int channels = c->channels[c->blocks - 1 - i];
     for (int k = 0; k <= c->layers; k++)
-        x = resnet_in(r, c, x, k, channels);
+        x = resnet_in(r, c, x, k, channels, true);
     if (i < c->blocks - 1) {
-        conv_options o = conv3(NO_NORM, NO_TENSOR);
+        conv_options o = conv3(NO_NORM, NO_TENSOR, true);
         o.upsample = true;
         tensor y = conv(r, x, "upsamplers.0.conv", channels, o);
         drop(r, x);

@@ -45,9 +45,10 @@ void engine_close(engine *e)
 
 /* ---- planning ---- */
 
-static const levers ladder[] = { /* from roomy to narrow */
-    {0, 16 << 20}, {0, 4 << 20},  {4096, 4 << 20}, {2048, 2 << 20}, {1024, 2 << 20},
-    {512, 1 << 20}, {256, 1 << 20}, {128, 512 << 10}, {64, 256 << 10},
+static const levers ladder[] = { /* from roomy to narrow: slabs of tokens, bands of maps, then maps in the scratch file */
+    {0, 16 << 20, 0}, {0, 4 << 20, 0}, {4096, 4 << 20, 0}, {2048, 2 << 20, 0}, {1024, 2 << 20, 0}, {512, 1 << 20, 0},
+    {1024, 8 << 20, 64 << 20}, {512, 4 << 20, 32 << 20}, {256, 2 << 20, 16 << 20}, {128, 1 << 20, 8 << 20}, {64, 512 << 10, 4 << 20},
+    {64, 256 << 10, 1 << 20}, {32, 128 << 10, 256 << 10},
 };
 static const uint64_t unit_ladder[] = {4 << 20, 2 << 20, 1 << 20, 512 << 10, 256 << 10, 64 << 10, 1};
 enum { LEVELS = sizeof ladder / sizeof ladder[0], UNIT_LEVELS = sizeof unit_ladder / sizeof unit_ladder[0], MOST_RING = 32 << 20 };
@@ -111,13 +112,9 @@ static bool fit(stage *s, uint64_t base, const void *ctx)
             }
         }
     }
-    uint64_t mib = (least >> 20) + 1;
-    if (e->st->code == STATUS_OK || (e->st->code == STATUS_BUDGET && e->st->least_bytes < mib << 20)) {
-        *e->st = (status){.code = STATUS_OK};
-        status_set(e->st, STATUS_BUDGET, "memory budget: %.4gM is too small, at least %lluM is needed (by %s)", (double)budget / (1 << 20),
-                   (unsigned long long)mib, s->row->name);
-        e->st->least_bytes = mib << 20;
-    }
+    uint64_t mib = (least >> 20) + 3; /* what the process holds differs by a MiB or so from run to run */
+    status_set(e->st, STATUS_BUDGET, "memory budget: %.4gM is too small, at least %lluM is needed", (double)budget / (1 << 20), (unsigned long long)mib);
+    e->st->least_bytes = mib << 20;
     return false;
 }
 
@@ -159,6 +156,9 @@ bool stage_plan(stage *s, engine *e, const char *component, const char *name, co
                    .component = component, .alias = alias, .imagine = source_lacks_weights(e->source, component)};
     uint64_t base = process_base_bytes() + e->held_bytes;
     bool ok;
+    status before = *e->st; /* an earlier stage's refusal must not hide what this one needs */
+    if (before.code == STATUS_BUDGET)
+        *e->st = (status)STATUS_INIT;
     if (e->request->budget_bytes) {
         ok = fit(s, base, ctx);
     } else {
@@ -168,7 +168,9 @@ bool stage_plan(stage *s, engine *e, const char *component, const char *name, co
     }
     if (ok)
         fill_row(s, base);
-    return ok;
+    if (before.code == STATUS_BUDGET && (ok || (e->st->code == STATUS_BUDGET && e->st->least_bytes < before.least_bytes)))
+        *e->st = before;
+    return status_ok(e->st);
 }
 
 /* ---- running ---- */
@@ -176,12 +178,19 @@ bool stage_plan(stage *s, engine *e, const char *component, const char *name, co
 bool stage_open(stage *s)
 {
     engine *e = s->e;
+    if (s->plan.imagined_count)
+        return status_set(e->st, STATUS_BAD_FILE, "%s: %s has a config but no weights", e->source->path, s->plan.stage);
     s->memory_bytes = round_up(s->plan.arena_bytes + 64, 1 << 16);
     s->memory = mem_map(s->memory_bytes, s->plan.stage, e->st);
-    if (s->memory)
+    if (s->memory && s->plan.scratch_bytes)
+        s->scratch = scratch_open(e->request->scratch, s->plan.scratch_bytes, e->st);
+    if (s->memory && status_ok(e->st))
         s->stream = stream_open(&s->plan, e->source, &s->how, s->passes, e->k, e->st);
     s->run.base = s->memory;
     s->run.stream = s->stream;
+    s->run.scratch = s->scratch;
+    if (s->plan.scratch_bytes > e->report->scratch_bytes)
+        e->report->scratch_bytes = s->plan.scratch_bytes;
     s->run.lever = s->lever;
     s->run.live = true;
     return s->stream != NULL;
@@ -198,8 +207,10 @@ bool stage_pass(stage *s, const void *ctx)
 void stage_close(stage *s)
 {
     stream_close(s->stream);
+    scratch_close(s->scratch);
     mem_unmap(s->memory, s->memory_bytes);
     plan_free(&s->plan);
     s->stream = NULL;
+    s->scratch = NULL;
     s->memory = NULL;
 }

@@ -26,6 +26,7 @@ typedef struct stage {
     residency how;
     int passes;
     stream *stream;
+    scratch_file *scratch;
     char *memory;
     size_t memory_bytes;
     stage_report *row;

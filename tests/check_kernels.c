@@ -737,30 +737,30 @@ PEAK(sdot, SDOT)
 PEAK(smmla, SMMLA)
 #endif
 
+enum work { BYTES, F32, I8 };
 typedef struct peak {
     const char *set, *name;
+    enum work kind;
     void (*loop)(long n);
     double operations; /* of one turn of the loop; a multiply and an add are two */
 } peak;
 
-enum work { BYTES, F32, I8 };
-static const peak peaks[][2] = {
-#if defined(__x86_64__)
-    {{"avx2", "fma", peak_fma_ymm, 12 * 16}, {"avx2", "maddubs", peak_maddubs, 12 * 64}},
-    {{"avx512", "fma", peak_fma_zmm, 12 * 32}, {"avx512", "dpbusd", peak_dpbusd, 12 * 128}},
-#elif defined(__aarch64__)
-    {{"neon", "fmla", peak_fmla, 12 * 8}, {"neon", "smull", peak_smull, 12 * 32}},
-    {{"dotprod", "fmla", peak_fmla, 12 * 8}, {"dotprod", "sdot", peak_sdot, 12 * 32}},
-    {{"i8mm", "fmla", peak_fmla, 12 * 8}, {"i8mm", "smmla", peak_smmla, 12 * 64}},
-#endif
-    {{"", "", NULL, 0}, {"", "", NULL, 0}},
-};
-
 static const peak *find_peak(enum work kind)
 {
-    for (size_t i = 0; i < sizeof peaks / sizeof peaks[0]; i++)
-        if (kind != BYTES && strcmp(peaks[i][0].set, run.set->name) == 0)
-            return &peaks[i][kind == I8];
+    static const peak peaks[] = {
+#if defined(__x86_64__)
+        {"avx2", "fma", F32, peak_fma_ymm, 12 * 16},   {"avx2", "maddubs", I8, peak_maddubs, 12 * 64},
+        {"avx512", "fma", F32, peak_fma_zmm, 12 * 32}, {"avx512", "dpbusd", I8, peak_dpbusd, 12 * 128},
+#elif defined(__aarch64__)
+        {"neon", "fmla", F32, peak_fmla, 12 * 8},      {"neon", "smull", I8, peak_smull, 12 * 32},
+        {"dotprod", "fmla", F32, peak_fmla, 12 * 8},   {"dotprod", "sdot", I8, peak_sdot, 12 * 32},
+        {"i8mm", "fmla", F32, peak_fmla, 12 * 8},      {"i8mm", "smmla", I8, peak_smmla, 12 * 64},
+#endif
+        {"", "", BYTES, NULL, 0},
+    };
+    for (const peak *p = peaks; p->loop; p++)
+        if (p->kind == kind && strcmp(p->set, run.set->name) == 0)
+            return p;
     return NULL;
 }
 
@@ -792,8 +792,7 @@ static void bench_memory(void)
     b.lines = malloc(lines * 2 * sizeof(void *) + lines * sizeof(int32_t));
     if (!b.x || !b.a || !b.lines)
         abort();
-    b.y = b.x + BENCH_FLOATS, b.out = b.y + BENCH_FLOATS;
-    b.w = b.a + BENCH_FLOATS;
+    b.y = b.x + BENCH_FLOATS, b.out = b.y + BENCH_FLOATS, b.w = b.a + BENCH_FLOATS;
     b.lines_i8 = (const int8_t **)(void *)(b.lines + lines), b.sums = (int32_t *)(void *)(b.lines_i8 + lines);
     for (size_t i = 0; i < BENCH_FLOATS; i++) {
         b.x[i] = random_unit(), b.y[i] = random_unit(), b.out[i] = 0;
@@ -875,12 +874,9 @@ static void bench_gemm_i8(void)
     }
 }
 
-#define BENCH(name, call, bytes, ...)                          \
-    static void go_##name(void) { call; }                      \
-    static void bench_##name(void)                             \
-    {                                                          \
-        TIME(go_##name, BYTES, bytes, __VA_ARGS__);           \
-    }
+#define BENCH(name, call, bytes, ...)     \
+    static void go_##name(void) { call; } \
+    static void bench_##name(void) { TIME(go_##name, BYTES, bytes, __VA_ARGS__); }
 BENCH(decode_q4, run.set->decode_q4((uint8_t *)b.a, (uint8_t *)b.a + 65536, 4096, b.w, b.w + 256), 4096 * 8.5, "depth 4096")
 BENCH(f16_to_f32, run.set->f16_to_f32((uint16_t *)(void *)b.a, b.out, 4096), 16384, "n 4096 (bytes out)")
 BENCH(bf16_to_f32, run.set->bf16_to_f32((uint16_t *)(void *)b.a, b.out, 4096), 16384, "n 4096 (bytes out)")
@@ -958,12 +954,6 @@ static void run_row(size_t i, uint64_t seed, bool bench_it)
         rows[i].test();
 }
 
-static int usage(void)
-{
-    fprintf(stderr, "usage: check_kernels [--seed N] [--set NAME] [--bench [KERNEL]]\n");
-    return 2;
-}
-
 int main(int argc, char **argv)
 {
     const kernels *sets[SETS];
@@ -978,8 +968,10 @@ int main(int argc, char **argv)
         else if (strcmp(argv[i], "--bench") == 0) {
             bench_it = true;
             kernel = i + 1 < argc && argv[i + 1][0] != '-' ? argv[++i] : NULL;
-        } else
-            return usage();
+        } else {
+            fprintf(stderr, "usage: check_kernels [--seed N] [--set NAME] [--bench [KERNEL]]\n");
+            return 2;
+        }
     int count = kernels_all(sets, SETS);
     if (only && !kernels_by_name(only, &known)) {
         fprintf(stderr, "check_kernels: %s\n", known ? "this processor lacks the set" : "no such set");

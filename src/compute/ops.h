@@ -35,6 +35,7 @@ typedef struct conv_options {
     int kernel, stride, padding;
     bool upsample;         /* nearest-neighbour doubling before it */
     bool edge;
+    bool map;              /* only convolutions and norms read the result: a large one may lie in the scratch file */
     norm before;           /* NO_NORM: none */
     tensor add_to;         /* a residual of the result's shape: the result is written into it, in place; or NO_TENSOR */
 } conv_options;

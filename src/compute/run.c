@@ -12,7 +12,7 @@
 
 scope enter(run *r, const char *format, ...)
 {
-    scope s = {r->arena.serial, (int)strlen(r->prefix)};
+    scope s = {r->arena.serial, r->maps.serial, (int)strlen(r->prefix)};
     char part[NAME_BYTES];
     va_list args;
     va_start(args, format);
@@ -32,6 +32,7 @@ tensor leave(run *r, scope s, tensor keep)
 {
     r->prefix[s.prefix_length] = 0;
     arena_free_since(&r->arena, s.mark, keep.owner);
+    arena_free_since(&r->maps, s.map_mark, keep.owner - MAP_PLACE);
     return keep;
 }
 
@@ -78,8 +79,40 @@ tensor tensor_like(run *r, tensor x, int channels)
 
 void drop(run *r, tensor t)
 {
-    if (t.place >= 0 && t.place == t.owner)
+    if (in_scratch(t) && run_ok(r))
+        arena_free(&r->maps, t.owner - MAP_PLACE);
+    else if (t.place >= 0 && t.place == t.owner)
         scratch_drop(r, t.place);
+}
+
+/* ---- maps in the scratch file ---- */
+
+tensor map_new(run *r, int batch, int height, int width, int channels)
+{
+    int64_t bytes = (int64_t)batch * height * width * channels * 4;
+    if (!r->lever.scratch_bytes || bytes < r->lever.scratch_bytes || height < 2)
+        return tensor_new(r, batch, height, width, channels);
+    tensor t = {batch, height, width, channels, 0, -1, -1};
+    if (run_ok(r))
+        t.place = t.owner = arena_alloc(&r->maps, bytes) + MAP_PLACE;
+    if (!r->live && (uint64_t)r->maps.peak > r->plan->scratch_bytes)
+        r->plan->scratch_bytes = (uint64_t)r->maps.peak;
+    return t;
+}
+
+static uint64_t map_offset(tensor t, int item, int row)
+{
+    return (uint64_t)(t.place - MAP_PLACE) + ((uint64_t)item * (uint64_t)t.height + (uint64_t)row) * (uint64_t)t.width * (uint64_t)t.channels * 4;
+}
+
+bool map_read(run *r, tensor t, int item, int row, int rows, float *out)
+{
+    return run_ok(r) && scratch_read(r->scratch, map_offset(t, item, row), out, (size_t)rows * (size_t)t.width * (size_t)t.channels * 4, r->st);
+}
+
+bool map_write(run *r, tensor t, int item, int row, int rows, const float *data)
+{
+    return run_ok(r) && scratch_write(r->scratch, map_offset(t, item, row), data, (size_t)rows * (size_t)t.width * (size_t)t.channels * 4, r->st);
 }
 
 void run_operations(run *r, double operations)
@@ -360,6 +393,7 @@ int use_embedding(run *r, const char *name, int64_t rows, int64_t depth, int64_t
 bool run_begin(run *r)
 {
     arena_reset(&r->arena);
+    arena_reset(&r->maps);
     r->use = 0;
     r->regions = r->region = 0;
     r->region_repeats = 1;

@@ -10,11 +10,13 @@
 #include "compute/arena.h"
 #include "compute/tensor.h"
 #include "simd/kernels.h"
+#include "weights/scratch.h"
 #include "weights/stream.h"
 
 typedef struct levers {      /* how a plan is made to fit; never changes a result */
     int64_t slab_rows;       /* regions run in slabs of at most that many tokens; 0: whole */
     int64_t band_bytes;      /* convolutions prepare their input in bands of rows of at most that size */
+    int64_t scratch_bytes;   /* maps of at least that size lie in the scratch file; 0: none does */
 } levers;
 
 typedef struct name_alias {  /* another spelling that a checkpoint may use for part of a tensor's name */
@@ -27,7 +29,9 @@ typedef struct run {
     bool live;
     status *st;
     arena arena;
+    arena maps;              /* of the scratch file: places from MAP_PLACE on */
     char *base;              /* LIVE: the arena's memory */
+    scratch_file *scratch;        /* LIVE: the file, where the plan wants one */
     plan *plan;
     int use;                 /* next entry of the plan */
     stream *stream;
@@ -46,7 +50,7 @@ typedef struct run {
 } run;
 
 typedef struct scope {
-    uint64_t mark;
+    uint64_t mark, map_mark;
     int prefix_length;
 } scope;
 
@@ -76,6 +80,15 @@ int64_t scratch_new(run *r, int64_t bytes);   /* drop with scratch_drop */
 void scratch_drop(run *r, int64_t place);
 static inline void *run_at(const run *r, int64_t place) { return r->base + place; }
 static inline float *tensor_data(const run *r, tensor t) { return (float *)(r->base + t.place); }
+
+/* Maps: images that only convolutions and group norms read. Large ones may lie in the scratch file, and are then read and written in
+ * bands of rows of one item. */
+#define MAP_PLACE ((int64_t)1 << 50)
+static inline bool in_scratch(tensor t) { return t.place >= MAP_PLACE; }
+tensor map_new(run *r, int batch, int height, int width, int channels);
+bool map_read(run *r, tensor t, int item, int row, int rows, float *out);
+bool map_write(run *r, tensor t, int item, int row, int rows, const float *data);
+
 void run_operations(run *r, double operations);
 
 /* Look a weight up, check its shape, and take the next place in the plan. Returns the use's number, -1 on error.

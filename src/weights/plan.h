@@ -31,6 +31,7 @@ typedef struct plan {
     int uses, room;
     plan_use *use;
     uint64_t arena_bytes;      /* peak of activations and scratch */
+    uint64_t scratch_bytes;    /* maps in the scratch file */
     uint64_t operations;       /* all, attention and convolutions included */
     uint64_t stream_bytes;     /* matrices, once a pass */
     uint64_t gather_bytes;

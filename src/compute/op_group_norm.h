@@ -1,0 +1,9 @@
+#ifndef PENSTOCK_OP_GROUP_NORM_H
+#define PENSTOCK_OP_GROUP_NORM_H
+
+#include "compute/ops.h"
+
+/* One row of item `item` of x: out = act(in * scale + shift). out may be in. */
+void normalize_row(const run *r, tensor x, norm n, int item, const float *in, float *out);
+
+#endif
