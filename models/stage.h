@@ -42,7 +42,4 @@ bool stage_open(stage *s);                   /* memory, reader thread, vectors *
 bool stage_pass(stage *s, const void *ctx);  /* one LIVE pass */
 void stage_close(stage *s);                  /* gives everything back */
 
-/* The least budget with which all stages planned so far would run; kept by the engine's report. */
-uint64_t process_base_bytes(void);
-
 #endif

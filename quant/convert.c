@@ -290,17 +290,21 @@ static bool list_unused(convert_report *report, const out_list *l, const convert
     return true;
 }
 
+/* The mean over numbers, as `inspect` has it: large tensors count by their size, not by how large their numbers are. */
 static void summarize(convert_report *report, const out_list *l, const convert_request *q)
 {
-    double error = 0, energy = 0;
+    double error = 0, all = 0;
     for (int i = 0; i < l->count; i++) {
         const out_tensor *t = &l->tensor[i];
-        error += type_of(t->e.type)->safetensors ? 0 : t->sum.error;
-        energy += type_of(t->e.type)->safetensors ? 0 : t->sum.energy;
+        if (type_of(t->e.type)->safetensors || t->copy)
+            continue;
+        double e = (double)encode_relative(&t->sum), n = (double)numbers_of(&t->e.matrix);
+        error += e * e * n;
+        all += n;
     }
     report->tensors = l->count;
     report->numbers = l->numbers;
-    report->error = energy > 0 ? sqrt(error / energy) : 0;
+    report->error = all > 0 ? sqrt(error / all) : 0;
     struct stat info;
     report->file_bytes = stat(q->out, &info) == 0 ? (uint64_t)info.st_size : 0;
 }

@@ -19,7 +19,7 @@ typedef struct convert_report {
     uint64_t numbers;           /* in them */
     uint64_t file_bytes;
     double bits;                /* matrices and convolutions, everything included, per number */
-    double error;               /* relative RMS of what was quantized, all together */
+    double error;               /* relative RMS of what was quantized, the mean over its numbers */
     int unused;                 /* tensors of the sources' components that no plan uses */
     const weight **unused_weight;
 } convert_report;

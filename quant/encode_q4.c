@@ -6,7 +6,7 @@
  * less than one hundredth better, measured.) Levels are symmetric about 0, so the search sees magnitudes alone.
  *
  * The search runs on 16-bit integers, 256 to a level's unit, and sums in integers: its result does not depend on the order
- * or width in which a compiler or processor takes it. GNU vectors of one group make it quick without intrinsics. */
+ * or width in which a compiler or processor takes it. GNU vectors make it quick without intrinsics. */
 #include "quant/encode.h"
 
 #include <math.h>
@@ -14,7 +14,8 @@
 
 #include "quant/round.h"
 
-typedef int16_t lanes __attribute__((vector_size(32), may_alias)); /* the 16 numbers of a group */
+typedef int16_t lanes __attribute__((vector_size(16), may_alias)); /* every instruction set has these; larger ones are taken apart badly */
+typedef struct group { lanes half[2]; } group;
 
 enum {
     GROUP = 16,
@@ -81,7 +82,7 @@ void q4_search_init(void *to, const uint8_t head[Q4_HEAD_BYTES])
 }
 
 /* A group's magnitudes in units of the search; returns the largest. */
-static int magnitudes(const float *x, float inverse, lanes *out)
+static int magnitudes(const float *x, float inverse, group *out)
 {
     int16_t *a = (int16_t *)out;
     int top = 0;
@@ -95,19 +96,26 @@ static int magnitudes(const float *x, float inverse, lanes *out)
     return top;
 }
 
-static inline int32_t group_error(const search *s, int t, const lanes *x)
+static inline int32_t group_error(const search *s, int t, const group *x)
 {
-    lanes level = s->least[t];
-    for (int j = 0; j < HALF - 1; j++)
-        level += (*x > s->bound[t][j]) & s->step[t][j];
-    lanes off = (*x - level) >> 2; /* 16 squares of 7,360 fit into 32 bits */
+    lanes low = s->least[t], high = low;
+#define STEP(j)                                                                                                                  \
+    low += (x->half[0] > s->bound[t][j]) & s->step[t][j];                                                                        \
+    high += (x->half[1] > s->bound[t][j]) & s->step[t][j];
+    STEP(0) STEP(1) STEP(2) STEP(3) STEP(4) STEP(5) STEP(6)
+#undef STEP
+    int16_t off[GROUP]; /* 16 squares of 7,360 fit into 32 bits */
+    low = (x->half[0] - low) >> 2;
+    high = (x->half[1] - high) >> 2;
+    memcpy(off, &low, sizeof low);
+    memcpy(off + GROUP / 2, &high, sizeof high);
     int32_t sum = 0;
     for (int i = 0; i < GROUP; i++)
-        sum += (int32_t)off[i] * off[i];
+        sum += off[i] * off[i];
     return sum;
 }
 
-static inline int32_t best_table(const search *s, const lanes *x, int top, int *table)
+static inline int32_t best_table(const search *s, const group *x, int top, int *table)
 {
     int first = s->first[top / ONE], best = first;
     int32_t least = INT32_MAX;
@@ -128,7 +136,7 @@ static double scale_error(const search *s, const float *row, int n, int step, fl
     float inverse = ONE / scale;
     int64_t sum = 0;
     for (int g = 0; g < n / GROUP; g += step) {
-        lanes x;
+        group x;
         int table, top = magnitudes(row + g * GROUP, inverse, &x);
         sum += best_table(s, &x, top, &table);
     }
@@ -175,18 +183,20 @@ double q4_row_error(const void *with, const float *row, int n)
     return error;
 }
 
-static void code_group(const search *s, int t, const lanes *x, const float *row, int16_t *level, uint8_t *code)
+static void code_group(const search *s, int t, const group *x, const float *row, int16_t level[GROUP], uint8_t *code)
 {
-    lanes index = {0}, magnitude = s->least[t];
-    for (int j = 0; j < HALF - 1; j++) {
-        lanes above = *x > s->bound[t][j];
-        index -= above;
-        magnitude += above & s->step[t][j];
+    for (int h = 0; h < 2; h++, row += GROUP / 2, level += GROUP / 2, code += GROUP / 2) {
+        lanes index = {0}, magnitude = s->least[t];
+        for (int j = 0; j < HALF - 1; j++) {
+            lanes above = x->half[h] > s->bound[t][j];
+            index -= above;
+            magnitude += above & s->step[t][j];
+        }
+        magnitude >>= 8; /* of ONE */
+        memcpy(level, &magnitude, sizeof magnitude);
+        for (int i = 0; i < GROUP / 2; i++)
+            code[i] = (uint8_t)(row[i] < 0 ? HALF - 1 - index[i] : HALF + index[i]);
     }
-    magnitude /= ONE;
-    memcpy(level, &magnitude, sizeof magnitude);
-    for (int i = 0; i < GROUP; i++)
-        code[i] = (uint8_t)(row[i] < 0 ? HALF - 1 - index[i] : HALF + index[i]);
 }
 
 /* Codes for a scale; returns the scale that suits these codes best. */
@@ -195,7 +205,7 @@ static float code_groups(const search *s, const float *row, int n, float scale, 
     float inverse = ONE / scale;
     double dot = 0, square = 0;
     for (int g = 0; g < n / GROUP; g++, row += GROUP, code += GROUP) {
-        lanes x;
+        group x;
         int t, top = magnitudes(row, inverse, &x);
         best_table(s, &x, top, &t);
         table[g] = (uint8_t)t;

@@ -55,7 +55,8 @@ static inline float vf_largest(vf a) { return _mm512_reduce_max_ps(a); }
 /* to[j * stride + i] = x[i][j], i and j < 4 */
 static inline void vf_transpose4(const float *x, size_t x_stride, float *to, size_t to_stride)
 {
-    __m128 a = _mm_loadu_ps(x), b = _mm_loadu_ps(x + x_stride), c = _mm_loadu_ps(x + 2 * x_stride), d = _mm_loadu_ps(x + 3 * x_stride);
+    __m128 a = _mm_loadu_ps(x), b = _mm_loadu_ps(x + x_stride);
+    __m128 c = _mm_loadu_ps(x + 2 * x_stride), d = _mm_loadu_ps(x + 3 * x_stride);
     _MM_TRANSPOSE4_PS(a, b, c, d);
     _mm_storeu_ps(to, a), _mm_storeu_ps(to + to_stride, b);
     _mm_storeu_ps(to + 2 * to_stride, c), _mm_storeu_ps(to + 3 * to_stride, d);

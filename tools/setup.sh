@@ -9,12 +9,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-packages=(build-essential autoconf automake libtool pkg-config
+packages=(gcc libc6-dev make autoconf automake libtool pkg-config
           libjson-c-dev libpng-dev libxxhash-dev libunistring-dev)
 only_packages=no
 for argument in "$@"; do
     case $argument in
-    --tests) packages+=(libcriterion-dev) ;;
+    --tests) packages+=(libcriterion-dev python3) ;;
     --packages) only_packages=yes ;;
     *) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit 2 ;;
     esac

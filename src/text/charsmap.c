@@ -1,8 +1,7 @@
 /* Normalization as transformers has it (tokenizers' Precompiled normalizer), which is not quite sentencepiece's own: it goes grapheme
  * cluster by grapheme cluster. A cluster below six bytes is looked up as a whole, and the SHORTEST entry that begins it replaces all
  * of it: a ligature with an accent loses the accent. Otherwise, and when there is no such entry, each of its characters is looked up by
- * itself. sentencepiece replaces the longest match at each position and leaves the rest. The models' authors' pictures were made
- * with transformers. */
+ * itself. sentencepiece replaces the longest match at each position and leaves the rest. The ids wanted are transformers'. */
 #include "text/charsmap.h"
 
 #include <string.h>
