@@ -185,6 +185,18 @@ static void multiply_i8(const slice_job *j, const worker_memory *w, const int8_t
                          rows - i * PANEL_ROWS < PANEL_ROWS ? rows - i * PANEL_ROWS : PANEL_ROWS, w->tile + i * PANEL_ROWS, 128);
 }
 
+/* safetensors lets a tensor begin anywhere: such rows are copied to where their elements are aligned, one by one. */
+static const float *decode_unaligned(const slice_job *j, const worker_memory *w, const uint8_t *at, int rows, bool oihw)
+{
+    const matrix_shape *m = &j->p->m;
+    size_t unit = type_unit_bytes(j->w->type, m), row_floats = (size_t)m->taps * (size_t)m->depth, room = round_up(unit, 64);
+    for (int i = 0; i < rows; i++) {
+        memcpy(w->raw, at + (size_t)i * unit, unit);
+        type_to_f32(j->p->r->k, j->w->type, m, oihw, NULL, (const uint8_t *)w->raw, 1, w->raw + room, (float *)(void *)w->decoded + (size_t)i * row_floats);
+    }
+    return (const float *)(void *)w->decoded;
+}
+
 /* Rows first .. first + rows of the slice, decoded into the worker's memory (or used in place). */
 static const float *decode_f32(const slice_job *j, const worker_memory *w, int64_t first, int rows)
 {
@@ -195,6 +207,9 @@ static const float *decode_f32(const slice_job *j, const worker_memory *w, int64
     bool oihw = j->w->oihw && m->taps > 1;
     if (j->w->type == TYPE_F32 && !oihw && (uintptr_t)at % 4 == 0)
         return (const float *)(const void *)at;
+    int element = type_of(j->w->type)->element_bytes;
+    if (element > 1 && (uintptr_t)at % (uintptr_t)element)
+        return decode_unaligned(j, w, at, rows, oihw);
     for (int i = 0; i < rows; i += PANEL_ROWS) {
         int n = rows - i < PANEL_ROWS ? rows - i : PANEL_ROWS;
         type_to_f32(j->p->r->k, j->w->type, m, oihw, j->slice->head, at + (size_t)(i / step) * unit, n, w->raw, (float *)(void *)w->decoded + (size_t)i * row_floats);
