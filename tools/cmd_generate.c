@@ -49,8 +49,8 @@ static bool run_one(const options *given, const source *src, status *st)
     progress p;
     if (!o.output)
         o.output = "output.png";
-    if (!o.prompt)
-        return status_set(st, STATUS_USAGE, "generate: a prompt is missing (-p \"...\")");
+    if (!o.prompt && !o.tokens)
+        return status_set(st, STATUS_USAGE, "generate: a prompt is missing");
     progress_start(&p, o.quiet);
     if (!make_request(&o, &p, &q, st) || !check_outputs(&o, st))
         return false;
@@ -76,7 +76,7 @@ static bool run_one(const options *given, const source *src, status *st)
 bool cmd_generate(const options *o, status *st)
 {
     request q;
-    if (!o->prompt && !o->prompt_file)
+    if (!o->prompt && !o->prompt_file && !o->tokens)   /* tokens: to time a model that has no tokenizer */
         return status_set(st, STATUS_USAGE, "generate: a prompt is missing (-p \"...\")");
     options checked = *o;
     checked.output = o->output ? o->output : "output.png";

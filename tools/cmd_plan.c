@@ -17,55 +17,30 @@ typedef struct planned {
     status st;                /* a budget that is too small is told beside the others */
 } planned;
 
-typedef struct machine {
-    double integer, single;   /* Gop/s of the kernels, all threads */
-} machine;
-
-static bool measure(const options *o, machine *m, status *st)
+static bool measure(const options *o, peaks *m, status *st)
 {
     threads *pool = threads_open(o->threads, st);
-    bool known;
-    const kernels *k = o->kernels ? kernels_by_name(o->kernels, &known) : kernels_best();
-    if (pool) {
-        m->integer = rate_kernel(RATE_GEMM_I8, k, pool, 0.1, st);
-        m->single = rate_kernel(RATE_GEMM_F32, k, pool, 0.1, st);
-    }
+    bool known, good = pool && rate_peaks(o->kernels ? kernels_by_name(o->kernels, &known) : kernels_best(), pool, m, st);
     threads_close(pool);
-    return status_ok(st);
-}
-
-/* Do the weights of a stage go through the integer kernels? Most of its parameters decide. */
-static bool mostly_integer(const source *s, const char *component)
-{
-    double integer = 0, all = 0;
-    for (int i = 0; i < s->weights; i++) {
-        double n = 1;
-        if (strcmp(s->weight[i].component, component) != 0)
-            continue;
-        for (int d = 0; d < s->weight[i].dims; d++)
-            n *= (double)s->weight[i].shape[d];
-        all += n;
-        integer += type_of(s->weight[i].type)->integer ? n : 0;
-    }
-    return 2 * integer > all;
+    return good;
 }
 
 /* A stage computes while it reads: it takes as long as the slower of the two. Kernels reach about two thirds of their peak in
  * a whole network (norms, attention, edges). */
-static void predict(planned *p, const source *src, const machine *m, const request *q)
+static void predict(planned *p, const source *src, const peaks *m, const request *q)
 {
     const double reached = 0.66;
     for (int i = 0; i < p->r.stages; i++) {
         stage_report *g = &p->r.stage[i];
-        bool integer = q->precision == PRECISION_AUTO && mostly_integer(src, g->name);
-        double compute = (double)g->operations / ((integer ? m->integer : m->single) * 1e9 * reached);
+        double peak = peak_of(m, src, g->name, q->precision == PRECISION_F32);
+        double compute = (double)g->operations / (peak * 1e9 * reached);
         double read = p->disk > 0 ? (double)g->stream_bytes / (p->disk * 1e9) : 0;
         g->seconds = compute > read ? compute : read;
         p->seconds += g->seconds;
     }
 }
 
-static void plan_one(const options *o, const char *model, const machine *m, planned *p, status *st)
+static void plan_one(const options *o, const char *model, const peaks *m, planned *p, status *st)
 {
     request q;
     p->model = model;
@@ -169,7 +144,7 @@ static void print_all(const options *o, const planned *p, int n, const request *
 bool cmd_plan(const options *o, status *st)
 {
     request q;
-    machine m = {0};
+    peaks m = {0};
     char *found = NULL;
     const char *first = o->model;
     if (!o->model && !o->argument.count)

@@ -49,7 +49,7 @@ static const option_row table[] = {
     {"batch-count", 'b', COUNT, GENERATE | PLAN, AT(batch_count), 1, 4096, "N", "pictures: out.png, out_2.png, ..."},
     {"max-sequence-length", 0, COUNT, GENERATE | ENCODE | PLAN, AT(max_sequence_length), 1, 65536, "N",
      "tokens of the prompt (default: the model's)"},
-    {"tokens", 0, COUNT, ENCODE | PLAN, AT(tokens), 1, 65536, "N", "that many arbitrary token ids instead of a prompt"},
+    {"tokens", 0, COUNT, GENERATE | ENCODE | PLAN, AT(tokens), 1, 65536, "N", "that many arbitrary token ids instead of a prompt"},
     {"type", 0, CHOICE, QUANTIZE, AT(type), 0, 0, "q4|q8|f16|bf16|f32", "what weights become (default q4)"},
     {"tensor-type", 0, LIST, QUANTIZE, AT(tensor_type), 0, 0, "GLOB=TYPE", "another type for some tensors; repeatable"},
     {"component", 0, LIST, QUANTIZE, AT(component), 0, 0, "NAME=FILE", "take a part from elsewhere; repeatable"},

@@ -186,6 +186,28 @@ double rate_kernel(int which, const kernels *k, threads *pool, double seconds, s
     return rate;
 }
 
+bool rate_peaks(const kernels *k, threads *pool, peaks *out, status *st)
+{
+    out->integer = rate_kernel(RATE_GEMM_I8, k, pool, 0.1, st);
+    out->single = rate_kernel(RATE_GEMM_F32, k, pool, 0.1, st);
+    return status_ok(st);
+}
+
+double peak_of(const peaks *p, const source *s, const char *component, bool f32)
+{
+    double integer = 0, all = 0;
+    for (int i = 0; i < s->weights; i++) {
+        double n = 1;
+        if (strcmp(s->weight[i].component, component) != 0)
+            continue;
+        for (int d = 0; d < s->weight[i].dims; d++)
+            n *= (double)s->weight[i].shape[d];
+        all += n;
+        integer += type_of(s->weight[i].type)->integer ? n : 0;
+    }
+    return !f32 && 2 * integer > all ? p->integer : p->single;
+}
+
 static void memory_task(void *ctx, int64_t task, int worker)
 {
     everywhere *e = ctx;

@@ -6,6 +6,7 @@
 #include "base/threads.h"
 #include "simd/kernels.h"
 #include "weights/io.h"
+#include "weights/source.h"
 
 typedef struct rate_row {
     const char *name;   /* "gemm_i8" */
@@ -18,6 +19,14 @@ extern const rate_row rate_table[RATES];
 
 /* One kernel on all threads of the pool for about `seconds`; in units of its row. 0 with st set: out of memory. */
 double rate_kernel(int which, const kernels *k, threads *pool, double seconds, status *st);
+/* What bounds a model's stages: Gop/s of the two matrix kernels, all threads. */
+typedef struct peaks {
+    double integer, single;
+} peaks;
+bool rate_peaks(const kernels *k, threads *pool, peaks *out, status *st);
+/* The peak that a component's weights are multiplied at: that of most of its parameters. */
+double peak_of(const peaks *p, const source *s, const char *component, bool f32);
+
 /* Reading memory that is in no cache, GB/s. */
 double rate_memory(threads *pool, double seconds, status *st);
 /* Reading a file past the page cache, GB/s. */

@@ -162,10 +162,10 @@ static bool flush(pack_writer *w, collector *c, status *st)
     return true;
 }
 
-static bool flush_all(pack_writer *w, status *st)
+static bool flush_all(pack_writer *w, size_t least, status *st)
 {
     for (int i = 0; i < COLLECTORS; i++)
-        if (!flush(w, &w->collect[i], st))
+        if (w->collect[i].used >= least && !flush(w, &w->collect[i], st))
             return false;
     return true;
 }
@@ -269,7 +269,7 @@ bool pack_begin(pack_writer *w, const pack_tensor *t, const uint8_t *head, statu
     if (!type_matrix_bytes(t->type, &t->matrix, &bytes) || t->matrix.rows < 1 || t->matrix.depth < 1)
         return status_set(st, STATUS_BAD_FILE, "tensor %s/%s: %" PRId64 " x %d x %d numbers are beyond what a container holds", t->component,
                           t->name, t->matrix.rows, t->matrix.taps, t->matrix.depth);
-    if (new_component(w, t->component) && !flush_all(w, st))
+    if (new_component(w, t->component) && !flush_all(w, PACK_SMALL / 2, st)) /* small components share */
         return false;
     record *r = record_new(w, t->component, t->name, st);
     if (!r)
@@ -504,7 +504,7 @@ bool pack_commit(pack_writer *w, status *st)
 {
     preamble p = {0};
     assert(!status_ok(st) || !w->open);
-    bool ok = status_ok(st) && flush_all(w, st) && pad_to(w, PACK_INNER_ALIGN, st) && put_header(w, &p, st) && put_preamble(w, &p, st);
+    bool ok = status_ok(st) && flush_all(w, 1, st) && pad_to(w, PACK_INNER_ALIGN, st) && put_header(w, &p, st) && put_preamble(w, &p, st);
     if (ok)
         ok = output_commit(&w->out, st);
     else

@@ -276,8 +276,9 @@ static bool read_one(stream *s, int i, int pass, status *st)
     s->fifo[(s->oldest + s->filled) % ENTRIES] = (entry){i, data, start, u->pinned ? 0 : bytes};
     s->filled++;
     if (!u->pinned) {
+        if (s->in_ring++ == 0)
+            s->head = start; /* what stood before it was given back while it was read */
         s->tail = start + bytes;
-        s->in_ring++;
     }
     pthread_cond_signal(&s->news);
     pthread_mutex_unlock(&s->lock);
