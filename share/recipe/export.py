@@ -1,0 +1,25 @@
+"""export.py WORK VAE.pt OUTDIR : EMA weights of WORK/t2i.pt and the decoder -> a diffusers folder (f16 safetensors), loadable as PixArtSigmaPipeline"""
+from common import *
+from train_t2i import params
+from diffusers import PixArtSigmaPipeline
+
+
+def load(W, vae_path):
+    te, dit, vae = build_te(), build_dit(), load_vae(vae_path)
+    d = torch.load(W + '/t2i.pt', map_location='cpu', weights_only=False)
+    for (_, p), e in zip(params(te, dit), d['ema']): p.data.copy_(e)
+    q = np.load(W + '/lat.npz')
+    fold_latents(vae, torch.tensor(q['mean']), torch.tensor(q['std']))
+    return te.eval(), dit.eval(), vae.eval(), d
+
+
+if __name__ == '__main__':
+    import shutil
+    W, V, O = sys.argv[1:4]
+    te, dit, vae, d = load(W, V)
+    pipe = PixArtSigmaPipeline(load_tok(W), te, vae, dit, sched()).to(torch.float16)
+    pipe.save_pretrained(O, safe_serialization=True)
+    if not os.path.exists(O + '/tokenizer/spiece.model'): shutil.copy(W + '/tokenizer/spiece.model', O + '/tokenizer/spiece.model')
+    n = lambda m: sum(p.numel() for p in m.parameters())
+    dec = n(vae.decoder) + n(vae.post_quant_conv)
+    print('trained on %d pictures; parameters: T5 %d, DiT %d, decoder %d, together %d' % (d['seen'], n(te), n(dit), dec, n(te) + n(dit) + dec))
