@@ -78,8 +78,9 @@ tensor tensor_new(run *r, int batch, int height, int width, int channels);
 tensor tensor_like(run *r, tensor x, int channels);
 int64_t scratch_new(run *r, int64_t bytes);   /* drop with scratch_drop */
 void scratch_drop(run *r, int64_t place);
-static inline void *run_at(const run *r, int64_t place) { return r->base + place; }
-static inline float *tensor_data(const run *r, tensor t) { return (float *)(r->base + t.place); }
+/* NULL in PLAN, and where there is no tensor */
+static inline void *run_at(const run *r, int64_t place) { return r->base && place >= 0 ? r->base + place : NULL; }
+static inline float *tensor_data(const run *r, tensor t) { return (float *)run_at(r, t.place); }
 
 /* Maps: images that only convolutions and group norms read. Large ones may lie in the scratch file, and are then read and written in
  * bands of rows of one item. */
