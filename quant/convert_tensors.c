@@ -10,7 +10,7 @@
 
 #include "base/mem.h"
 
-enum { SAMPLE_ROWS = 64, SAMPLE_RUNS = 4, MOST_THREADS = 64 };
+enum { SAMPLE_RUNS = 4, MOST_THREADS = 64 };
 
 typedef struct conversion {
     out_list *list;
@@ -153,17 +153,17 @@ static bool find_head(const conversion *c, out_tensor *t, const worker_memory *m
 {
     if (t->copy)
         return io_read(t->from->file[t->w->file], t->w->part[0].offset, head, type_head_bytes(t->e.type), st);
-    int64_t rows = t->e.matrix.rows, sample = rows / 4 < SAMPLE_ROWS ? rows / 4 : SAMPLE_ROWS, run, got = 0;
-    if (sample > t->chunk_rows)
-        sample = t->chunk_rows;
-    run = sample / SAMPLE_RUNS > 0 ? sample / SAMPLE_RUNS : 1;
-    for (int i = 0; i < SAMPLE_RUNS && got + run <= t->chunk_rows; i++) {
-        int64_t first = (rows - run) * i / (SAMPLE_RUNS - 1);
-        if (first < 0 || !load_rows(c, t, first, run, m, m->rows + (size_t)got * row_numbers(t), st))
-            return first < 0;
-        got += run;
+    /* One panel's rows at a time, which is the least chunk: the choice must not depend on how large chunks are. */
+    int64_t rows = t->e.matrix.rows, run = rows / (8 * SAMPLE_RUNS);
+    run = run < 4 ? 4 : run > PANEL_ROWS ? PANEL_ROWS : run;
+    run = run < rows ? run : rows;
+    encode_trial trial = {{0}};
+    for (int i = 0; i < SAMPLE_RUNS; i++) {
+        if (!load_rows(c, t, (rows - run) * i / (SAMPLE_RUNS - 1), run, m, m->rows, st))
+            return false;
+        encode_try(&t->e, c->k, m->rows, run, m->scratch, &trial);
     }
-    encode_head(&t->e, c->k, m->rows, got, m->scratch, head);
+    encode_head(&t->e, &trial, head);
     return true;
 }
 

@@ -305,26 +305,29 @@ bool encode_rows(const encoding *e, const kernels *k, const uint8_t *head, const
     return true;
 }
 
-void encode_head(const encoding *e, const kernels *k, const float *rows, int64_t count, void *memory, uint8_t *head)
+void encode_try(const encoding *e, const kernels *k, const float *rows, int64_t count, void *memory, encode_trial *trial)
 {
     if (e->type != TYPE_Q4)
         return;
     scratch s = scratch_of(e, memory);
-    double least = 0;
-    int best = 0;
     for (int range = 0; range < Q4_RANGES; range++) {
-        double error = 0;
+        uint8_t head[Q4_HEAD_BYTES];
         q4_tables(range, head);
         q4_search_init(s.search, head);
         for (int64_t r = 0; r < count; r++)
             if (prepare(e, k, rows + (size_t)r * row_numbers(e), s.row)) /* what is not finite is reported when it is coded */
-                error += q4_row_error(s.search, s.row, (int)padded_numbers(e));
-        if (range == 0 || error < least) {
-            least = error;
-            best = range;
-        }
+                trial->error[range] += q4_row_error(s.search, s.row, (int)padded_numbers(e));
     }
-    q4_tables(best, head);
+}
+
+void encode_head(const encoding *e, const encode_trial *trial, uint8_t *head)
+{
+    int best = 0;
+    for (int range = 1; range < Q4_RANGES; range++)
+        if (trial->error[range] < trial->error[best])
+            best = range;
+    if (e->type == TYPE_Q4)
+        q4_tables(best, head);
 }
 
 float encode_relative(const encode_sum *sum) { return sum->energy > 0 ? (float)sqrt(sum->error / sum->energy) : 0; }

@@ -2,7 +2,8 @@
  * threads nor the instruction set change a bit.
  *
  *     size_t bytes = encode_scratch_bytes(&e);       // one scratch a thread
- *     encode_head(&e, k, sample, sample_rows, scratch, head);     // once a tensor: a few rows from all over it
+ *     encode_try(&e, k, sample, sample_rows, scratch, &trial); ... // once a tensor: some rows from all over it
+ *     encode_head(&e, &trial, head);
  *     encode_rows(&e, k, head, rows, first_row, count, scratch, units, &sum, st);   // units in any order, on any thread
  *     error = encode_relative(&sum) */
 #ifndef PENSTOCK_ENCODE_H
@@ -18,6 +19,9 @@ typedef struct encoding {         /* how one tensor is written */
     const char *component, *name; /* for sentences */
 } encoding;
 
+enum { Q4_RANGES = 5 };           /* families of tables to choose from */
+typedef struct encode_trial { double error[Q4_RANGES]; } encode_trial;  /* begins as {0} */
+
 typedef struct encode_sum { double error, energy; } encode_sum; /* squares: of the differences, of the numbers */
 
 /* f32, f16, bf16, q8, q4, q8_rows */
@@ -26,8 +30,10 @@ bool type_writable(weight_type type);
 encoding encoding_of(weight_type type, matrix_shape m, const char *component, const char *name);
 
 size_t encode_scratch_bytes(const encoding *e);
-/* Choose the type's head by the error on some rows [count][taps * depth]; nothing to do for types without one. */
-void encode_head(const encoding *e, const kernels *k, const float *rows, int64_t count, void *scratch, uint8_t *head);
+/* Add the errors that some rows [count][taps * depth] would have with each head there is. Nothing to do for types without one. */
+void encode_try(const encoding *e, const kernels *k, const float *rows, int64_t count, void *scratch, encode_trial *trial);
+/* The head with the least error. */
+void encode_head(const encoding *e, const encode_trial *trial, uint8_t *head);
 /* `count` rows [taps * depth], the first of which is row first_row and begins a unit, to whole units at out (64-byte aligned for panels);
  * count is a multiple of type_unit_rows or reaches the matrix' end. Adds to *sum. A number that is not finite, or too large for
  * f16, sets st to a sentence that names tensor and row. */
@@ -38,7 +44,6 @@ float encode_relative(const encode_sum *sum);
 
 /* ---- the search behind q4, encode_q4.c ---- */
 size_t q4_search_bytes(void);
-enum { Q4_RANGES = 5 };           /* families of tables to choose from */
 void q4_tables(int range, uint8_t head[Q4_HEAD_BYTES]);
 /* Make the search's tables (64-byte aligned memory of q4_search_bytes) from a head. */
 void q4_search_init(void *to, const uint8_t head[Q4_HEAD_BYTES]);

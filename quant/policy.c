@@ -4,7 +4,8 @@
  *
  * Under an average (q4, q8) upgrades are granted in this order, the cheapest first within each step, as long as the average
  * holds: (1) depths below 32 to f16, which the rotation does not reach; (2) edges one type finer: first and last layers, time and
- * modulation; (3) small edges to f16. */
+ * modulation; (3) small edges to f16; (4) q4 to q8 in components that are a small part of the whole: next to a large text encoder a
+ * decoder costs one percent, and its errors are seen as they are. */
 #include "quant/policy.h"
 
 #include <assert.h>
@@ -15,7 +16,10 @@
 #include "base/mem.h"
 #include "quant/encode.h"
 
-enum { SMALL_EDGE = 64 * 1024, SHALLOW = 32 };
+/* The promises less what the container adds: heads repeated in parts, padding between extents. */
+static const double Q4_BITS = 4.48, Q8_BITS = 8.48;
+
+enum { SMALL_EDGE = 64 * 1024, SHALLOW = 32, SMALL_COMPONENT = 16 /* one part in */ };
 
 bool policy_type(const char *text, weight_type *out, status *st)
 {
@@ -130,23 +134,41 @@ static void grant(const upgrade *list, int n, policy_tensor *t, double *room)
     }
 }
 
+/* Matrices' numbers in a component, or in all (NULL). */
+static double numbers_in(const policy_tensor *t, int count, const char *component)
+{
+    double sum = 0;
+    for (int i = 0; i < count; i++)
+        if (is_matrix(&t[i]) && (!component || t[i].component == component || strcmp(t[i].component, component) == 0))
+            sum += numbers(&t[i]);
+    return sum;
+}
+
 static bool protect(weight_type wanted, policy_tensor *t, int count, status *st)
 {
-    upgrade *list = mem_alloc((size_t)count * 2 + 1, sizeof *list, "policy", st);
+    upgrade *list = mem_alloc((size_t)count * 3 + 1, sizeof *list, "policy", st);
     if (!list)
         return false;
     int n = 0;
-    double room = 0;
+    double room = 0, all = numbers_in(t, count, NULL);
+    const char *component = NULL;
+    bool small = false;
     for (int i = 0; i < count; i++) {
         if (!is_matrix(&t[i]) || t[i].by_rule)
             continue;
-        room += numbers(&t[i]) * (wanted == TYPE_Q4 ? 4.5 : 8.5) / 8 - bytes_as(&t[i], t[i].type);
+        if (component != t[i].component) {
+            component = t[i].component;
+            small = numbers_in(t, count, component) * SMALL_COMPONENT <= all;
+        }
+        room += numbers(&t[i]) * (wanted == TYPE_Q4 ? Q4_BITS : Q8_BITS) / 8 - bytes_as(&t[i], t[i].type);
         if (t[i].matrix.depth < SHALLOW)
             offer(list, &n, t, i, 1, TYPE_F16);
         else if (t[i].role == ROLE_EDGE && wanted == TYPE_Q4)
             offer(list, &n, t, i, 2, suitable(&t[i], TYPE_Q8));
         if (t[i].role == ROLE_EDGE && numbers(&t[i]) <= SMALL_EDGE)
             offer(list, &n, t, i, 3, TYPE_F16);
+        if (small && t[i].type == TYPE_Q4)
+            offer(list, &n, t, i, 4, suitable(&t[i], TYPE_Q8));
     }
     qsort(list, (size_t)n, sizeof *list, by_importance);
     grant(list, n, t, &room);

@@ -48,7 +48,9 @@ static coded code(weight_type type, matrix_shape m, const float *w)
     cr_assert(type_matrix_bytes(type, &m, &c.bytes));
     c.units = mem_alloc(c.bytes, 1, "test", &c.st);
     void *scratch = mem_alloc(encode_scratch_bytes(&c.e), 1, "test", &c.st);
-    encode_head(&c.e, kernels_best(), w, m.rows < 32 ? m.rows : 32, scratch, c.head);
+    encode_trial trial = {{0}};
+    encode_try(&c.e, kernels_best(), w, m.rows < 32 ? m.rows : 32, scratch, &trial);
+    encode_head(&c.e, &trial, c.head);
     encode_rows(&c.e, kernels_best(), c.head, w, 0, m.rows, scratch, c.units, &c.sum, &c.st);
     mem_free(scratch);
     return c;
@@ -361,7 +363,9 @@ Test(encode, kernel_sets_agree)
     for (int i = 0; i < n; i++) {
         uint8_t head[Q4_HEAD_BYTES], *units = mem_alloc(c.bytes, 1, "test", &c.st);
         encode_sum sum = {0, 0};
-        encode_head(&c.e, sets[i], w, 32, scratch, head);
+        encode_trial trial = {{0}};
+        encode_try(&c.e, sets[i], w, 32, scratch, &trial);
+        encode_head(&c.e, &trial, head);
         encode_rows(&c.e, sets[i], head, w, 0, m.rows, scratch, units, &sum, &c.st);
         cr_assert_arr_eq(head, c.head, Q4_HEAD_BYTES);
         cr_assert_arr_eq(units, c.units, c.bytes - Q4_HEAD_BYTES, "%s", sets[i]->name);

@@ -177,7 +177,7 @@ bool region_next(run *r, region *g, tensor *slab)
         region_enter(r, g);
     } else {
         arena_free_since(&r->arena, g->mark, -1);
-        int64_t tokens = tensor_tokens(g->x), in_item = g->row % tokens;
+        int64_t tokens = run_ok(r) ? tensor_tokens(g->x) : 1, in_item = g->row % tokens; /* after an error x has no shape */
         g->row += g->repeated ? (tokens - in_item < g->step ? tokens - in_item : g->step) : 1;
         g->uses = r->use - g->first_use;
         if (g->row >= g->rows || !r->live || !run_ok(r)) {
