@@ -1,4 +1,5 @@
-"""export.py WORK VAE.pt OUTDIR : EMA weights of WORK/t2i.pt and the decoder -> a diffusers folder (f16 safetensors), loadable as PixArtSigmaPipeline"""
+"""export.py WORK VAE.pt OUTDIR [LOWER] : EMA weights of WORK/t2i.pt and the decoder -> a diffusers folder (f16 safetensors), loadable as PixArtSigmaPipeline.
+A fourth argument names a folder of lower_enc.py, whose tokenizer and encoder are taken instead."""
 from common import *
 from train_t2i import params
 from diffusers import PixArtSigmaPipeline
@@ -17,9 +18,11 @@ if __name__ == '__main__':
     import shutil
     W, V, O = sys.argv[1:4]
     te, dit, vae, d = load(W, V)
-    pipe = PixArtSigmaPipeline(load_tok(W), te, vae, dit, sched()).to(torch.float16)
+    T = sys.argv[4] if len(sys.argv) > 4 else W
+    if T != W: te.load_state_dict(torch.load(T + '/te.pt'))
+    pipe = PixArtSigmaPipeline(load_tok(T), te, vae, dit, sched()).to(torch.float16)
     pipe.save_pretrained(O, safe_serialization=True)
-    if not os.path.exists(O + '/tokenizer/spiece.model'): shutil.copy(W + '/tokenizer/spiece.model', O + '/tokenizer/spiece.model')
+    if not os.path.exists(O + '/tokenizer/spiece.model'): shutil.copy(T + '/tokenizer/spiece.model', O + '/tokenizer/spiece.model')
     n = lambda m: sum(p.numel() for p in m.parameters())
     dec = n(vae.decoder) + n(vae.post_quant_conv)
     print('trained on %d pictures; parameters: T5 %d, DiT %d, decoder %d, together %d' % (d['seen'], n(te), n(dit), dec, n(te) + n(dit) + dec))

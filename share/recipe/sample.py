@@ -6,7 +6,7 @@ F, P, O = sys.argv[1:4]
 G = float(sys.argv[4]) if len(sys.argv) > 4 else 4.5
 ST = int(sys.argv[5]) if len(sys.argv) > 5 else 20
 B = int(sys.argv[6]) if len(sys.argv) > 6 else 16
-os.makedirs(O, exist_ok=True); torch.set_num_threads(2)
+os.makedirs(O, exist_ok=True)
 pipe = PixArtSigmaPipeline.from_pretrained(F, torch_dtype=torch.float32); pipe.set_progress_bar_config(disable=True)
 q = [json.loads(l) for l in open(P)]
 for lo in range(0, len(q), B):
