@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The command line's cases, by name (tests/cli_cases.sh). Arguments go through, as in tests/run_cli.sh -k budget
+set -o pipefail   # a run that was killed must not look like one that passed
 cases() { sh "$(dirname "$0")/cli_cases.sh" -v "$@" "${PENSTOCK_FIXTURES:-$(dirname "$0")/fixtures}/pixart"; }
 if [ -z "${PENSTOCK_EMULATED:-}" ]; then
     cases "$@"
