@@ -134,3 +134,11 @@ void pixart_denoise(run *r, const pixart_config *c, const pixart_inputs *in)
     x = linear(r, x, "proj_out", c->patch * c->patch * c->out_channels, edge);
     output_nchw(r, unpatchify(r, image_of(x, rows, columns), c->patch, c->out_channels), c->out_channels, in->noise);
 }
+
+void pixart_record(run *r, const void *config)
+{
+    const pixart_config *c = config;
+    int32_t start[2] = {0, 1};
+    pixart_inputs in = {.batch = 1, .height = c->patch, .width = c->patch, .segments = {1, start}};
+    pixart_denoise(r, c, &in);
+}

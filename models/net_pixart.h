@@ -26,5 +26,6 @@ typedef struct pixart_inputs {
 } pixart_inputs;
 
 void pixart_denoise(run *r, const pixart_config *c, const pixart_inputs *in);
+void pixart_record(run *r, const void *config); /* for networks.c */
 
 #endif

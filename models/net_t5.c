@@ -81,3 +81,10 @@ tensor t5_encode(run *r, const t5_config *c, const int32_t *ids, const segments 
     }
     return rms_norm(r, x, "encoder.final_layer_norm", c->eps);
 }
+
+void t5_record(run *r, const void *config)
+{
+    int32_t ids[1] = {0}, start[2] = {0, 1};
+    segments s = {1, start};
+    output(r, t5_encode(r, config, ids, &s), NULL);
+}

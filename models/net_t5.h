@@ -16,5 +16,6 @@ extern const name_alias t5_aliases[];
 
 /* ids: the tokens of all prompts one behind the other, cut by `s`. -> [1, s->start[s->count], d_model] */
 tensor t5_encode(run *r, const t5_config *c, const int32_t *ids, const segments *s);
+void t5_record(run *r, const void *config); /* for networks.c */
 
 #endif

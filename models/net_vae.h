@@ -17,6 +17,7 @@ extern const name_alias vae_aliases[];
 
 /* latents [batch, latent_channels, h, w] as the decoder takes them (already divided by the scaling factor) -> image [batch, out_channels, H, W] */
 void vae_decode(run *r, const vae_config *c, const float *latents, int batch, int height, int width, float *image);
+void vae_record(run *r, const void *config); /* for networks.c */
 
 static inline int vae_factor(const vae_config *c) { return 1 << (c->blocks - 1); }
 

@@ -1,39 +1,45 @@
 #include "models/pipelines.h"
 
-#include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "import/json.h"
-#include "models/net_pixart.h"
-#include "models/net_t5.h"
-#include "models/net_vae.h"
+#include "models/networks.h"
 #include "models/pipe_common.h"
 
-static const struct { const char *class_name; const pipeline_row *row; } classes[] = {
-    {"PixArtAlphaPipeline", &pipeline_pixart_alpha}, {"PixArtSigmaPipeline", &pipeline_pixart_sigma},
+/* What runs by itself: by the class of model_index.json, or of a lone component's config.json (its architecture, or model_type). */
+static const struct { const char *class_name, *model_type; const pipeline_row *row; } classes[] = {
+    {"PixArtAlphaPipeline", NULL, &pipeline_pixart_alpha},
+    {"PixArtSigmaPipeline", NULL, &pipeline_pixart_sigma},
+    {"T5EncoderModel", "t5", &pipeline_t5},
+    {"T5ForConditionalGeneration", NULL, &pipeline_t5},
+    {"T5Model", NULL, &pipeline_t5},
 };
-static const char *const encoders[] = {"T5EncoderModel", "T5ForConditionalGeneration", "T5Model", "UMT5EncoderModel"};
+enum { CLASSES = sizeof classes / sizeof *classes };
 
-static const pipeline_row *by_class(const char *class_name, const char *name, status *st)
+static const pipeline_row *by_class(const char *class_name, const char *type, const char *name, status *st)
 {
-    for (size_t i = 0; i < sizeof classes / sizeof classes[0]; i++)
+    for (int i = 0; i < CLASSES; i++)
         if (strcmp(classes[i].class_name, class_name) == 0)
             return classes[i].row;
-    status_set(st, STATUS_BAD_FILE, "%s: %s is not a pipeline that penstock runs yet (PixArtAlphaPipeline and PixArtSigmaPipeline are)", name, class_name);
+    for (int i = 0; i < CLASSES; i++)
+        if (!class_name[0] && classes[i].model_type && strcmp(classes[i].model_type, type) == 0)
+            return classes[i].row;
+    char known[360] = "";
+    size_t n = 0;
+    for (int i = 0; i < CLASSES && n < sizeof known; i++)
+        n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", classes[i].class_name);
+    status_set(st, STATUS_BAD_FILE, "%s: \"%s\" is nothing that penstock runs by itself; it runs %s", name, class_name[0] ? class_name : type, known);
     return NULL;
 }
 
-static const pipeline_row *by_architecture(const json *j, const char *name, status *st)
+static const char *class_of(const json *j, bool bare, const char *name, status *st)
 {
-    const json *list = json_member(j, "architectures");
-    const char *first = list && json_object_is_type(list, json_type_array) && json_object_array_length(list) ? json_object_get_string(json_object_array_get_idx(list, 0)) : NULL;
-    const char *type = json_text(j, "model_type", "", name, st);
-    for (size_t i = 0; i < sizeof encoders / sizeof encoders[0] - 1; i++)
-        if ((first && strcmp(first, encoders[i]) == 0) || (!first && strcmp(type, "t5") == 0))
-            return &pipeline_t5;
-    status_set(st, STATUS_BAD_FILE, "%s: no known network (architectures \"%s\", model_type \"%s\")", name, first ? first : "", type);
-    return NULL;
+    const json *list = bare ? json_member(j, "architectures") : NULL;
+    if (list && json_object_is_type(list, json_type_array) && json_object_array_length(list))
+        return json_object_get_string(json_object_array_get_idx(list, 0));
+    return json_text(j, "_class_name", "", name, st);
 }
 
 static const pipeline_row *row_of(const source *src, status *st)
@@ -43,7 +49,7 @@ static const pipeline_row *row_of(const source *src, status *st)
     json *j = read_config(src, "", bare ? "config.json" : "model_index.json", name, st);
     if (!j)
         return NULL;
-    const pipeline_row *row = bare ? by_architecture(j, name, st) : by_class(json_text(j, "_class_name", "", name, st), name, st);
+    const pipeline_row *row = by_class(class_of(j, bare, name, st), bare ? json_text(j, "model_type", "", name, st) : "", name, st);
     json_free(j);
     return row;
 }
@@ -96,76 +102,43 @@ void result_free(result *r)
 
 /* ---- the quantizer's view: each component's order of use, at any size ---- */
 
-typedef struct recording {
-    t5_config t5;
-    pixart_config pixart;
-    vae_config vae;
-} recording;
+/* In the order of a picture's making, which is the order of the container. */
+static const char *const order[] = {"", "text_encoder", "text_encoder_2", "text_encoder_3", "prior", "transformer", "unet", "vae"};
 
-static void record_t5(run *r, const void *ctx)
-{
-    int32_t ids[1] = {0}, start[2] = {0, 1};
-    segments s = {1, start};
-    output(r, t5_encode(r, &((const recording *)ctx)->t5, ids, &s), NULL);
-}
-
-static void record_pixart(run *r, const void *ctx)
-{
-    const pixart_config *c = &((const recording *)ctx)->pixart;
-    int32_t start[2] = {0, 1};
-    pixart_inputs in = {.batch = 1, .height = c->patch, .width = c->patch, .segments = {1, start}};
-    pixart_denoise(r, c, &in);
-}
-
-static void record_vae(run *r, const void *ctx)
-{
-    vae_decode(r, &((const recording *)ctx)->vae, NULL, 1, 2, 2, NULL);
-}
-
-static bool record_component(const source *src, const char *component, const name_alias *alias, void (*forward)(run *, const void *), const recording *c, plan *p, status *st)
+static bool record_component(const source *src, const char *component, const network_row *net, const void *config, plan *p, status *st)
 {
     run *r = mem_alloc(1, sizeof *r, "plan", st);
     if (!r)
         return false;
     *p = (plan){.stage = component};
-    *r = (run){.st = st, .plan = p, .k = kernels_best(), .pool = threads_open(1, st), .lever = {0, 1 << 24}, .source = src, .component = component, .alias = alias,
-               .imagine = source_lacks_weights(src, component)};
+    *r = (run){.st = st, .plan = p, .k = kernels_best(), .pool = threads_open(1, st), .lever = {0, 1 << 24, 0}, .source = src, .component = component,
+               .alias = net->alias, .imagine = source_lacks_weights(src, component)};
     bool ok = run_begin(r);
     if (ok)
-        forward(r, c);
+        net->record(r, config);
     threads_close(r->pool);
     mem_free(r);
     return status_ok(st);
 }
 
-static bool record_one(const source *src, const char *component, plan *p, recording *c, status *st)
+static bool record_one(const source *src, const char *component, plan *p, status *st)
 {
     char name[FILE_NAME_BYTES];
     json *j = read_config(src, component, "config.json", name, st);
-    if (!j)
-        return false;
-    const char *class_name = json_text(j, "_class_name", "", name, st), *type = json_text(j, "model_type", "", name, st);
-    bool ok = false;
-    if (strcmp(class_name, "PixArtTransformer2DModel") == 0 || strcmp(class_name, "Transformer2DModel") == 0)
-        ok = pixart_config_read(&c->pixart, j, name, st) && record_component(src, component, pixart_aliases, record_pixart, c, p, st);
-    else if (strcmp(class_name, "AutoencoderKL") == 0)
-        ok = vae_config_read(&c->vae, j, name, st) && record_component(src, component, vae_aliases, record_vae, c, p, st);
-    else if (strcmp(type, "t5") == 0)
-        ok = t5_config_read(&c->t5, j, name, st) && record_component(src, component, t5_aliases, record_t5, c, p, st);
-    else
-        status_set(st, STATUS_BAD_FILE, "%s: no known network (_class_name \"%s\", model_type \"%s\")", name, class_name, type);
+    const network_row *net = j ? network_of(j, name, st) : NULL;
+    void *config = net ? mem_alloc(1, net->config_bytes, "config", st) : NULL;
+    bool ok = config && net->config_read(config, j, name, st) && record_component(src, component, net, config, p, st);
+    mem_free(config);
     json_free(j);
     return ok;
 }
 
 int pipeline_record(const source *src, plan *plans, int room, status *st)
 {
-    static const char *const order[] = {"", "text_encoder", "text_encoder_2", "text_encoder_3", "transformer", "unet", "vae"};
     int n = 0;
-    recording c;
     for (size_t i = 0; i < sizeof order / sizeof order[0] && n < room && status_ok(st); i++) {
         for (int k = 0; k < src->components; k++)
-            if (strcmp(src->component[k], order[i]) == 0 && record_one(src, src->component[k], &plans[n], &c, st))
+            if (strcmp(src->component[k], order[i]) == 0 && record_one(src, src->component[k], &plans[n], st))
                 n++;
     }
     if (status_ok(st) && n == 0)

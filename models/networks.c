@@ -1,0 +1,55 @@
+#include "models/networks.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "models/net_pixart.h"
+#include "models/net_t5.h"
+#include "models/net_vae.h"
+
+/* A network NAME is described by its header: NAME_config, NAME_config_read, NAME_aliases, NAME_record. */
+#define READER(net) \
+    static bool net##_read(void *c, const json *j, const char *name, status *st) { return net##_config_read(c, j, name, st); }
+READER(pixart)
+READER(t5)
+READER(vae)
+
+#define NETWORK(net) sizeof(net##_config), net##_read, net##_aliases, net##_record
+static const network_row table[] = {
+    {"AutoencoderKL", NULL, NETWORK(vae)},
+    {"PixArtTransformer2DModel", NULL, NETWORK(pixart)},
+    {"T5EncoderModel", "t5", NETWORK(t5)},
+    {"T5ForConditionalGeneration", NULL, NETWORK(t5)},
+    {"T5Model", NULL, NETWORK(t5)},
+    {"Transformer2DModel", NULL, NETWORK(pixart)},
+};
+enum { ROWS = sizeof table / sizeof *table };
+
+static const char *architecture(const json *j)
+{
+    const json *list = json_member(j, "architectures");
+    bool any = list && json_object_is_type(list, json_type_array) && json_object_array_length(list);
+    return any ? json_object_get_string(json_object_array_get_idx(list, 0)) : NULL;
+}
+
+static const network_row *unknown(const char *class_name, const char *type, const char *name, status *st)
+{
+    char known[320] = "";
+    size_t n = 0;
+    for (int i = 0; i < ROWS && n < sizeof known; i++)
+        n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", table[i].class_name ? table[i].class_name : table[i].model_type);
+    status_set(st, STATUS_BAD_FILE, "%s: no known network (class \"%s\", model_type \"%s\"; known are %s)", name, class_name, type, known);
+    return NULL;
+}
+
+const network_row *network_of(const json *j, const char *name, status *st)
+{
+    const char *first = architecture(j), *class_name = json_text(j, "_class_name", first ? first : "", name, st), *type = json_text(j, "model_type", "", name, st);
+    for (int i = 0; i < ROWS; i++)
+        if (table[i].class_name && strcmp(table[i].class_name, class_name) == 0)
+            return &table[i];
+    for (int i = 0; i < ROWS; i++)
+        if (table[i].model_type && strcmp(table[i].model_type, type) == 0)
+            return &table[i];
+    return unknown(class_name, type, name, st);
+}
