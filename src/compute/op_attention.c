@@ -12,6 +12,7 @@ typedef struct attention_job {
     float scale;
     const segments *qs, *ks;
     tensor bias;
+    bool causal;
     const int64_t *first_task; /* [segments + 1]: tiles of queries, by segment */
     char *scratch;
     int64_t scratch_bytes;
@@ -47,6 +48,20 @@ static const float *tile_bias(const attention_job *j, int head, int64_t q0, int 
     return out;
 }
 
+/* Query t0 + i sees the keys up to itself: of the tile's keys, those behind it are masked. */
+static const float *causal_bias(int64_t t0, int nq, int64_t nk, float *out)
+{
+    for (int i = 0; i < nq; i++)
+        for (int64_t key = 0; key < nk; key++)
+            out[i * nk + key] = key > t0 + i ? -INFINITY : 0;
+    return out;
+}
+
+static const float *bias_of_tile(const attention_job *j, int head, int64_t t0, int nq, int64_t nk, float *out)
+{
+    return j->causal ? causal_bias(t0, nq, nk, out) : j->bias.place >= 0 ? tile_bias(j, head, t0, nq, nk, out) : NULL;
+}
+
 static void attention_task(void *ctx, int64_t task, int worker)
 {
     const attention_job *j = ctx;
@@ -59,9 +74,11 @@ static void attention_task(void *ctx, int64_t task, int worker)
     segment_rows(j->k, j->ks, segment + j->q.first_batch, &k_first, &k_rows);
     int64_t t0 = (tile - j->first_task[segment]) * QUERY_TILE;
     int nq = q_rows - t0 < QUERY_TILE ? (int)(q_rows - t0) : QUERY_TILE;
+    if (j->causal)
+        k_rows = t0 + nq;
     int qd = j->q.channels / j->heads, vd = j->v.channels / j->heads;
     float *scratch = (float *)(void *)(j->scratch + worker * j->scratch_bytes);
-    const float *bias = j->bias.place >= 0 ? tile_bias(j, (int)head, t0, nq, k_rows, scratch + attention_scratch_floats(vd)) : NULL;
+    const float *bias = bias_of_tile(j, (int)head, t0, nq, k_rows, scratch + attention_scratch_floats(vd));
     j->r->k->attention(tensor_data(j->r, j->q) + (q_first + t0) * j->q.channels + head * qd, (size_t)j->q.channels, nq,
                        tensor_data(j->r, j->k) + k_first * j->k.channels + head * qd, (size_t)j->k.channels,
                        tensor_data(j->r, j->v) + k_first * j->v.channels + head * vd, (size_t)j->v.channels, (int)k_rows, qd, vd, j->scale, bias,
@@ -93,18 +110,20 @@ static void attention_live(attention_job *j, int64_t *first_task)
     threads_run(j->r->pool, first_task[count] * j->heads, attention_task, j);
 }
 
-tensor attention(run *r, tensor q, tensor k, tensor v, int heads, float by, const segments *qs, const segments *ks, tensor bias)
+static tensor attend(run *r, attention_job j)
 {
+    tensor q = j.q, k = j.k, v = j.v;
+    int heads = j.heads;
     if (!run_ok(r))
         return NO_TENSOR;
     if (heads <= 0 || q.channels % heads || v.channels % heads || q.channels != k.channels) {
         status_set(r->st, STATUS_BAD_FILE, "%s: %s: %d heads do not divide %d channels", r->component, r->prefix, heads, q.channels);
         return NO_TENSOR;
     }
-    attention_job j = {.r = r, .q = q, .k = k, .v = v, .heads = heads, .scale = by, .qs = qs, .ks = ks, .bias = bias, .y = tensor_like(r, q, v.channels)};
-    int64_t bias_floats = bias.place >= 0 ? QUERY_TILE * longest_segment(k, ks) : 0;
+    j.y = tensor_like(r, q, v.channels);
+    int64_t bias_floats = j.causal || j.bias.place >= 0 ? QUERY_TILE * longest_segment(k, j.ks) : 0;
     j.scratch_bytes = (int64_t)(attention_scratch_floats(v.channels / heads) + (size_t)bias_floats) * 4 + 64;
-    int64_t tasks = scratch_new(r, (segment_count(q, qs) + 1) * 8), scratch = scratch_new(r, j.scratch_bytes * threads_count(r->pool));
+    int64_t tasks = scratch_new(r, (segment_count(q, j.qs) + 1) * 8), scratch = scratch_new(r, j.scratch_bytes * threads_count(r->pool));
     run_operations(r, attention_operations(&j));
     if (r->live && run_ok(r)) {
         j.scratch = run_at(r, scratch);
@@ -113,6 +132,16 @@ tensor attention(run *r, tensor q, tensor k, tensor v, int heads, float by, cons
     scratch_drop(r, scratch);
     scratch_drop(r, tasks);
     return j.y;
+}
+
+tensor attention(run *r, tensor q, tensor k, tensor v, int heads, float by, const segments *qs, const segments *ks, tensor bias)
+{
+    return attend(r, (attention_job){.r = r, .q = q, .k = k, .v = v, .heads = heads, .scale = by, .qs = qs, .ks = ks, .bias = bias});
+}
+
+tensor attention_causal(run *r, tensor q, tensor k, tensor v, int heads, float by, const segments *s)
+{
+    return attend(r, (attention_job){.r = r, .q = q, .k = k, .v = v, .heads = heads, .scale = by, .qs = s, .ks = s, .bias = NO_TENSOR, .causal = true});
 }
 
 /* transformers T5Attention._relative_position_bucket, bidirectional: half the buckets for each sign, half of those exact, the

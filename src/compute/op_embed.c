@@ -17,6 +17,20 @@ tensor embed(run *r, const char *name, const int32_t *ids, int count, int vocabu
     return t;
 }
 
+tensor add_positions(run *r, tensor x, const char *name, int rows)
+{
+    int use = use_vector(r, name, rows, x.channels);
+    if (run_ok(r) && tensor_tokens(x) > rows)
+        status_set(r->st, STATUS_FAILED, "%s: %lld tokens, but the model has %d positions", r->component, (long long)tensor_tokens(x), rows);
+    if (!r->live || !run_ok(r))
+        return x;
+    const float *table = stream_vector(r->stream, use);
+    size_t floats = (size_t)tensor_tokens(x) * (size_t)x.channels;
+    for (int64_t b = 0; b < x.batch; b++)
+        r->k->add_gated(tensor_data(r, x) + b * (int64_t)floats, table, NULL, floats);
+    return x;
+}
+
 tensor sinusoids(run *r, const float *values, int batch, int dim, bool cos_first, float shift)
 {
     tensor t = tensor_new(r, batch, 1, 1, dim);

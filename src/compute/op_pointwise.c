@@ -136,6 +136,21 @@ tensor sequence_of(tensor x)
     return x;
 }
 
+tensor batch_of(tensor x, int batch)
+{
+    x.width = x.batch * x.width / batch;
+    x.batch = batch;
+    return x;
+}
+
+tensor pick_tokens(run *r, tensor x, const int32_t *at)
+{
+    tensor y = tensor_new(r, x.batch, 1, 1, x.channels);
+    for (int64_t b = 0; r->live && run_ok(r) && b < x.batch; b++)
+        memcpy(tensor_data(r, y) + b * x.channels, tensor_data(r, x) + (b * tensor_tokens(x) + at[b]) * x.channels, (size_t)x.channels * 4);
+    return y;
+}
+
 tensor unpatchify(run *r, tensor x, int patch, int channels)
 {
     tensor y = tensor_new(r, x.batch, x.height * patch, x.width * patch, channels);

@@ -58,6 +58,8 @@ tensor concat_channels(run *r, const tensor *x, int count); /* same rows */
 tensor modulation(run *r, tensor x, const char *name, int rows, bool same);
 tensor image_of(tensor x, int height, int width);           /* the same rows seen as an image, and back: */
 tensor sequence_of(tensor x);
+tensor batch_of(tensor x, int batch);                       /* [1, b * t, c] seen as [b, t, c] */
+tensor pick_tokens(run *r, tensor x, const int32_t *at);    /* [b, t, c] -> [b, 1, c]: token at[i] of item i */
 /* [b, h, w, p * p * c] -> [b, h * p, w * p, c]; the p * p * c are (row, column, channel) */
 tensor unpatchify(run *r, tensor x, int patch, int channels);
 
@@ -65,11 +67,15 @@ tensor unpatchify(run *r, tensor x, int patch, int channels);
 /* q [b, tq, heads * d], k, v [b, tk, heads * d] -> [b, tq, heads * d]. With qs / ks the rows are ragged: segment i of q (or batch item i of q when
  * qs is NULL) attends to segment i of k (batch item i when ks is NULL). bias: distances of t5_distances, or NO_TENSOR. */
 tensor attention(run *r, tensor q, tensor k, tensor v, int heads, float scale, const segments *qs, const segments *ks, tensor bias);
+/* Token t attends to tokens 0..t of its own segment (s, or batch item where s is NULL). */
+tensor attention_causal(run *r, tensor q, tensor k, tensor v, int heads, float scale, const segments *s);
 /* T5's relative position bias by distance: NAME.weight [buckets, heads] -> [heads, 2 * longest - 1] (key - query + longest - 1). */
 tensor t5_distances(run *r, const char *name, int buckets, int max_distance, int heads, int longest);
 
 /* ---- embeddings ---- */
 tensor embed(run *r, const char *name, const int32_t *ids, int count, int vocabulary, int width); /* [1, count, width] */
+/* x[b, t] += row t of the learned table NAME [rows, c], in place. */
+tensor add_positions(run *r, tensor x, const char *name, int rows);
 /* Sinusoids [b, 1, dim] of b values: cos first when `cos_first`; exponent i / (dim / 2 - shift). diffusers' get_timestep_embedding. */
 tensor sinusoids(run *r, const float *values, int batch, int dim, bool cos_first, float shift);
 /* The fixed 2-d sine table [1, h * w, dim] of PatchEmbed (diffusers get_2d_sincos_pos_embed), added to x in place. */
