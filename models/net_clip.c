@@ -123,3 +123,8 @@ void clip_encode(run *r, const clip_config *c, const clip_inputs *in)
     if (in->want_pooled)
         output_pooled(r, c, in, x);
 }
+
+void clip_record(run *r, const void *config)
+{
+    clip_encode(r, config, &(clip_inputs){.batch = 1, .tokens = 1, .want_hidden = true, .want_pooled = true, .norm = true});
+}

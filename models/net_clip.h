@@ -28,6 +28,7 @@ typedef struct clip_inputs {
 } clip_inputs;
 
 void clip_encode(run *r, const clip_config *c, const clip_inputs *in);
+void clip_record(run *r, const void *config);
 
 /* Which token of a padded prompt the pooled output is taken from: the first eos, or the largest id in configs that say eos is 2. */
 int32_t clip_pooled_at(const clip_config *c, const int32_t *ids, int tokens);

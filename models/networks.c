@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "models/net_clip.h"
 #include "models/net_pixart.h"
 #include "models/net_t5.h"
 #include "models/net_vae.h"
@@ -10,6 +11,7 @@
 /* A network NAME is described by its header: NAME_config, NAME_config_read, NAME_aliases, NAME_record. */
 #define READER(net) \
     static bool net##_read(void *c, const json *j, const char *name, status *st) { return net##_config_read(c, j, name, st); }
+READER(clip)
 READER(pixart)
 READER(t5)
 READER(vae)
@@ -17,6 +19,8 @@ READER(vae)
 #define NETWORK(net) sizeof(net##_config), net##_read, net##_aliases, net##_record
 static const network_row table[] = {
     {"AutoencoderKL", NULL, NETWORK(vae)},
+    {"CLIPTextModel", "clip_text_model", NETWORK(clip)},
+    {"CLIPTextModelWithProjection", NULL, NETWORK(clip)},
     {"PixArtTransformer2DModel", NULL, NETWORK(pixart)},
     {"T5EncoderModel", "t5", NETWORK(t5)},
     {"T5ForConditionalGeneration", NULL, NETWORK(t5)},
