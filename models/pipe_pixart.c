@@ -10,6 +10,7 @@
 #include "models/net_pixart.h"
 #include "models/pipe_common.h"
 #include "models/pipelines.h"
+#include "models/resume.h"
 #include "sampling/sampler.h"
 
 typedef struct pixart {
@@ -190,11 +191,11 @@ static void copy_text(pixart *p)
     }
 }
 
-static bool trace_latents(const pixart *p, int i)
+static trajectory trajectory_of(pixart *p)
 {
-    char name[32];
-    snprintf(name, sizeof name, "latents.%d", i);
-    return trace_add(p->e.request->trace, name, p->latents, 4, (int64_t[]){p->images, p->denoiser.in_channels, p->latent_height, p->latent_width}, p->e.st);
+    const token_list *l = &p->text.tokens;
+    uint64_t prompt = hash_more(hash_more(0, l->start, (size_t)(l->count + 1) * sizeof *l->start), l->ids, (size_t)l->start[l->count] * sizeof *l->ids);
+    return (trajectory){p->sampler, &p->noise, p->latents, p->images, p->denoiser.in_channels, p->latent_height, p->latent_width, prompt, p->guidance};
 }
 
 static void fill_conditions(pixart *p, int call)
@@ -229,24 +230,23 @@ static bool step(pixart *p, int call)
     if (!stage_pass(&p->denoise, p))
         return false;
     guide(p);
-    return sampler_step(p->sampler, call, p->guided_noise, p->latents, (size_t)p->images, n, noise_draw, &p->noise, p->e.st) && trace_latents(p, call + 1);
+    return sampler_step(p->sampler, call, p->guided_noise, p->latents, (size_t)p->images, n, noise_draw, &p->noise, p->e.st);
 }
 
-static bool denoise(pixart *p)
+static bool denoise(pixart *p, trajectory *t, int first)
 {
     double begin = now_seconds();
     const request *q = p->e.request;
     int calls = sampler_calls(p->sampler);
-    noise_draw(&p->noise, p->latents, 0);
-    float sigma = sampler_init_noise_sigma(p->sampler);
-    for (size_t i = 0; i < latent_floats(p) * (size_t)p->images; i++)
-        p->latents[i] *= sigma;
-    copy_text(p);
-    bool ok = trace_latents(p, 0) && stage_open(&p->denoise);
-    for (int i = 0; ok && i < calls; i++) {
+    bool ok = first == calls;
+    if (!ok) {
+        copy_text(p);
+        ok = stage_open(&p->denoise);
+    }
+    for (int i = first; ok && i < calls; i++) {
         report_progress(q, "denoise", i, calls);
-        ok = step(p, i);
-        p->e.report->evaluations = i + 1;
+        ok = step(p, i) && trajectory_after(t, &p->e, i);
+        p->e.report->evaluations = i + 1 - first;
     }
     if (ok)
         report_progress(q, "denoise", calls, calls);
@@ -307,10 +307,14 @@ static bool generate(const source *src, const request *q, result *out, status *s
     pixart *p = mem_alloc(1, sizeof *p, "pipeline", st);
     double t0 = now_seconds();
     bool ok = p && setup(p, src, q, out, st, sigma) && plan_all(p) && allocate(p);
+    trajectory t = ok ? trajectory_of(p) : (trajectory){0};
+    int first = ok ? trajectory_begin(&t, &p->e) : -1;
+    ok = first >= 0;
     double t1 = now_seconds();
-    ok = ok && t5_text_run(&p->text, &p->e) && t5_text_trace(&p->text, q->trace, "text_encoder", p->images, false, st);
+    if (ok && first < sampler_calls(p->sampler)) /* else only the picture is left to make */
+        ok = t5_text_run(&p->text, &p->e) && t5_text_trace(&p->text, q->trace, "text_encoder", p->images, false, st);
     double t2 = now_seconds();
-    ok = ok && denoise(p);
+    ok = ok && denoise(p, &t, first);
     double t3 = now_seconds();
     ok = ok && decode_pictures(p);
     double t4 = now_seconds();

@@ -35,6 +35,9 @@ typedef struct request {
     uint64_t budget_bytes;         /* 0: no budget, files are mapped */
     const char *scratch;
     trace *trace;
+    trace *last_latents;           /* gets `latents`, as they are decoded, and `step`; NULL: not wanted */
+    const char *load_latents;      /* a file of latents to go on from, NULL: noise */
+    const char *checkpoint;        /* a file that holds the state after each step; where it is there the run goes on from it */
     progress_fn progress;
     void *progress_ctx;
 } request;
@@ -58,7 +61,8 @@ typedef struct result {
     uint64_t seed;
     double guidance_scale;
     char sampler[32];              /* name for the `parameters` text: "dpm++2m" */
-    int steps, evaluations;
+    int steps, evaluations;        /* evaluations: of this process */
+    int first_call;                /* > 0: the run went on from a checkpoint or from latents */
     double seconds_load, seconds_encode, seconds_denoise, seconds_decode, seconds_total;
     uint64_t bytes_read, scratch_bytes;
     uint64_t predicted_peak;       /* the plan's */

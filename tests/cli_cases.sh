@@ -174,6 +174,22 @@ parameters_batch() { generate -b 2 -s 7 && has out.png "Seed: 7" && has out_2.pn
 
 trace_names() { generate --steps 2 --trace t && has t '"text.text_encoder"' '"latents.0"' '"latents.1"' '"latents.2"' '"image"' && ! grep -aq '"latents.3"' t; }
 
+latents_decoded() { generate --save-latents l && works && penstock decode -m "$S" -i l -q -o b.png && is 0 && mv out.png a.png && generate --load-latents l --json && is 0 && json ../out 'd["evaluations"] == 0 and d["first_call"] == 2' && same a.png out.png; }
+latents_traced() { generate --trace t && works && mv out.png a.png && generate --load-latents t && same a.png out.png; }
+latents_refused() { generate --save-latents l && is 0 && rm out.png && for o in "-W 64" "-b 2"; do generate --load-latents l $o; is 3 && sentence latents && [ ! -e out.png ] || return 1; done; }
+latents_missing() { bad 3 nowhere -- --load-latents nowhere; }
+checkpoint_done() { generate --checkpoint c && works && mv out.png a.png && generate --checkpoint c --json && json ../out 'd["evaluations"] == 0' && same a.png out.png && [ "$(ls | wc -l)" -eq 3 ]; }
+checkpoint_other() { generate --checkpoint c && works && rm out.png && cp c d && generate --checkpoint c -n dog; is 3 && sentence prompt && [ ! -e out.png ] && same c d; }
+checkpoint_killed() { # at a moment of its own choosing, until it is through
+    set -- generate -m "$M/alpha_1024" -p fox --sampling-method dpm++2m_sde --steps 12 -t 1 -q
+    "$PENSTOCK" "$@" -o a.png || return 1
+    for pause in 0.05 0.1 0.15 0.2; do
+        "$PENSTOCK" "$@" -o b.png --checkpoint c & pid=$!; sleep $pause; kill -KILL $pid 2>/dev/null; wait $pid 2>/dev/null
+    done
+    penstock "$@" -o b.png --checkpoint c; is 0 && same a.png b.png
+}
+checkpoint_unwritable() { generate --checkpoint nowhere/c; is "1|2|3" && sentence nowhere && nothing_left; }
+
 encode() { penstock encode -m "$S" -p "a red fox" -n dog -o e.safetensors -q && is 0 && has e.safetensors '"text.text_encoder"' '"mask.text_encoder"'; }
 encode_tokens() { penstock encode -m "$S" --tokens 9 -o e.safetensors -q && is 0 && has e.safetensors '"text.text_encoder"'; }
 encode_no_tokenizer() { copy sigma_small && rm -r model/tokenizer && penstock encode -m model --tokens 9 -o e.safetensors -q && is 0; }
@@ -318,6 +334,15 @@ try 'json of encode' report_encode
 try 'png parameters' parameters
 try 'png parameters of a batch' parameters_batch
 try 'trace names' trace_names
+
+try 'latents saved, decoded, loaded' latents_decoded
+try 'latents of a trace, loaded' latents_traced
+try 'latents of another size are refused' latents_refused
+try 'latents missing' latents_missing
+try 'checkpoint of a finished run' checkpoint_done
+try 'checkpoint of another prompt' checkpoint_other
+try 'checkpoint: killed, continued' checkpoint_killed
+try 'checkpoint cannot be written' checkpoint_unwritable
 
 try 'encode' encode
 try 'encode --tokens' encode_tokens

@@ -18,26 +18,8 @@ static bool check_outputs(const options *o, status *st)
             output_check(name, st);
         mem_free(name);
     }
-    return status_ok(st) && (!o->trace || output_check(o->trace, st)) && (!o->save_latents || output_check(o->save_latents, st));
-}
-
-/* The last latents.<i> of a trace, the tensor `latents` of a file of their own. */
-static bool save_latents(const trace *t, const result *r, const char *path, status *st)
-{
-    const float *data = NULL;
-    const int64_t *shape = NULL;
-    int dims = 0;
-    for (int i = r->evaluations * 2 + r->steps + 1; i >= 0 && !data; i--) {
-        char name[32];
-        snprintf(name, sizeof name, "latents.%d", i);
-        data = trace_find(t, name, &dims, &shape);
-    }
-    if (!data)
-        return status_set(st, STATUS_FAILED, "%s: this pipeline has no latents", path);
-    trace *file = trace_open(st);
-    bool good = file && trace_add(file, "latents", data, dims, shape, st) && trace_write(file, path, st);
-    trace_close(file);
-    return good;
+    return status_ok(st) && (!o->trace || output_check(o->trace, st)) && (!o->save_latents || output_check(o->save_latents, st)) &&
+           (!o->checkpoint || output_check(o->checkpoint, st));
 }
 
 /* One request on an opened model, from checks to files and the report. */
@@ -54,14 +36,14 @@ static bool run_one(const options *given, const source *src, status *st)
     progress_start(&p, o.quiet);
     if (!make_request(&o, &p, &q, st) || !check_outputs(&o, st))
         return false;
-    bool traced = o.trace || o.save_latents;
-    q.trace = traced ? trace_open(st) : NULL;
+    q.trace = o.trace ? trace_open(st) : NULL;
+    q.last_latents = o.save_latents ? trace_open(st) : NULL;
     if (status_ok(st) && pipeline_generate(src, &q, &r, st)) {
         progress_end(&p);
         tell_cut(o.quiet, &r);
         bool good = write_pictures(&o, &q, src->path, &r, st);
         if (good && o.save_latents)
-            good = save_latents(q.trace, &r, o.save_latents, st);
+            good = trace_write(q.last_latents, o.save_latents, st);
         if (good && o.trace)
             good = trace_write(q.trace, o.trace, st);
         if (good)
@@ -70,6 +52,7 @@ static bool run_one(const options *given, const source *src, status *st)
     progress_end(&p);
     result_free(&r);
     trace_close(q.trace);
+    trace_close(q.last_latents);
     return status_ok(st);
 }
 

@@ -1,6 +1,7 @@
 /* sampler.c: the table of methods, opening and closing, and what is the same for every method. */
 #include <math.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "base/mem.h"
 #include "sampling/sampler_impl.h"
@@ -176,6 +177,14 @@ int sampler_begin_at(sampler *s, double strength)
     return s->begin;
 }
 
+bool sampler_begin_call(sampler *s, int call)
+{
+    if (call < 0 || call > s->calls || call % s->row->ops->calls_per_step != 0)
+        return false;
+    restart(s, call);
+    return true;
+}
+
 static bool ever_draws(const sampler *s)
 {
     for (int call = 0; call < s->calls; call++)
@@ -245,4 +254,53 @@ bool sampler_step(sampler *s, int call, const float *model_output, float *x, siz
     s->row->ops->step(s, call, model_output, x, draws ? s->noise : NULL);
     s->done++;
     return true;
+}
+
+/* Putting a trajectory aside ---------------------------------------------------------------------------------------- */
+
+enum { COUNTS = 4 };
+
+bool sampler_save(const sampler *s, sampler_visit visit, void *ctx)
+{
+    int32_t counts[COUNTS] = {s->begin, s->done, s->held, s->order};
+    bool good = visit(ctx, counts, sizeof counts);
+    for (int i = 0; good && s->done > 0 && i < s->row->ops->slots(s); i++)
+        good = visit(ctx, s->slot[i], s->n * sizeof(float));
+    return good;
+}
+
+bool sampler_restore(sampler *s, int call, size_t images, size_t per_image, sampler_visit visit, void *ctx, status *st)
+{
+    int32_t counts[COUNTS];
+    if (!visit(ctx, counts, sizeof counts))
+        return false;
+    int begin = counts[0], done = counts[1], held = counts[2], order = counts[3];
+    if (begin < 0 || done < 0 || begin > s->calls || done > s->calls - begin || begin + done != call || held < 0 || held > MAX_SLOTS ||
+        order < 0 || order > MAX_SLOTS)
+        return status_set(st, STATUS_BAD_FILE, "sampler: no state of this schedule (begun at call %d, %d done)", begin, done);
+    restart(s, begin);
+    if (done > 0 && !make_room(s, images, per_image, st))
+        return false;
+    for (int i = 0; done > 0 && i < s->row->ops->slots(s); i++)
+        if (!visit(ctx, s->slot[i], s->n * sizeof(float)))
+            return false;
+    s->done = done;
+    s->held = held;
+    s->order = order;
+    return true;
+}
+
+uint64_t sampler_identity(const sampler *s)
+{
+    const sampler_config *c = &s->config;
+    uint64_t h = XXH3_64bits(s->row->method, strlen(s->row->method));
+    const int numbers[] = {s->steps, s->calls, c->prediction_type, c->algorithm_type, c->solver_type, c->solver_order, c->variance_type};
+    h = XXH3_64bits_withSeed(numbers, sizeof numbers, h);
+    h = XXH3_64bits_withSeed(&s->eta, sizeof s->eta, h);
+    h = XXH3_64bits_withSeed(s->timesteps, (size_t)s->calls * sizeof *s->timesteps, h);
+    if (s->sigmas)
+        h = XXH3_64bits_withSeed(s->sigmas, ((size_t)s->calls + 1) * sizeof *s->sigmas, h);
+    if (s->alphas_cumprod)
+        h = XXH3_64bits_withSeed(s->alphas_cumprod, (size_t)c->num_train_timesteps * sizeof *s->alphas_cumprod, h);
+    return h;
 }

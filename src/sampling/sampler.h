@@ -17,6 +17,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/status.h"
 
@@ -84,6 +85,19 @@ int sampler_begin_at(sampler *s, double strength);
 /* out = the picture with the noise of this call put on it (add_noise); call == sampler_calls gives the end of the
  * schedule (for inpainting). n floats; out may be either input. */
 void sampler_add_noise(const sampler *s, int call, const float *original, const float *noise, float *out, size_t n);
+
+/* Calls will go up from this one, without the memory of earlier ones; false where a step's calls belong together (Heun) and it
+ * lies between them. */
+bool sampler_begin_call(sampler *s, int call);
+
+/* A trajectory that is put aside and taken up again, number for number: everything that the next call depends on besides x and the
+ * source of noise goes through `visit`, in a fixed order, stretch by stretch. Restoring needs a sampler opened the same way
+ * (sampler_identity is equal) and sets the next call to `call`; false with st set when visit fails or what it gave cannot be. */
+typedef bool (*sampler_visit)(void *ctx, void *data, size_t bytes);
+bool sampler_save(const sampler *s, sampler_visit visit, void *ctx);
+bool sampler_restore(sampler *s, int call, size_t images, size_t per_image, sampler_visit visit, void *ctx, status *st);
+/* Differs where method, schedule or steps do. */
+uint64_t sampler_identity(const sampler *s);
 
 /* Bytes that sampler_step will allocate for a batch of n floats in all: for the plan. */
 size_t sampler_state_bytes(const sampler *s, size_t images, size_t per_image);

@@ -1,0 +1,37 @@
+/* resume.h: the sampler's loop as something that may end after any call and go on in another process, number for number.
+ *
+ *     trajectory t = {sampler, noise, latents, images, channels, height, width, prompt_hash, guidance};
+ *     int first = trajectory_begin(&t, e);                 // noise, or --checkpoint, or --load-latents; -1 on error
+ *     for (int call = first; call < sampler_calls(s); call++) {
+ *         scale, denoise, guide, sampler_step;
+ *         trajectory_after(&t, e, call);                   // --trace, --save-latents, --checkpoint
+ *     }
+ */
+#ifndef PENSTOCK_RESUME_H
+#define PENSTOCK_RESUME_H
+
+#include "models/pipe_common.h"
+#include "sampling/sampler.h"
+
+typedef struct trajectory {     /* what the next call depends on, besides the weights */
+    sampler *sampler;
+    noise_source *noise;        /* open, nothing drawn yet */
+    float *latents;             /* [images, channels, height, width] */
+    int images, channels, height, width;
+    uint64_t prompt;            /* of all that the denoiser is told and that is not named here: tokens, embeddings, further conditions */
+    double guidance;
+} trajectory;
+
+/* Fills the latents as they stand before call number n, and returns n; sampler_calls() when nothing is left but decoding; -1 with st set.
+ * A checkpoint of another model, prompt, size, seed, sampler, guidance or precision is STATUS_BAD_FILE. Traces latents.<n>. */
+int trajectory_begin(trajectory *t, engine *e);
+/* Call number `call` has been made. The checkpoint appears whole or stays what it was. */
+bool trajectory_after(trajectory *t, engine *e, int call);
+
+/* One number for a model's weights and files: of a container its header, with every checksum in it; of a folder the headers, sizes and times of its
+ * files. 0 is a number like any other. */
+uint64_t model_hash(const source *s);
+/* Hashes go one into the next. */
+uint64_t hash_more(uint64_t h, const void *data, size_t bytes);
+
+#endif

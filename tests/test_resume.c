@@ -1,0 +1,183 @@
+/* test_resume.c: a run that is killed after any of its calls goes on from its checkpoint to the same picture, with every sampler; and what is no
+ * checkpoint of the run is refused in a sentence. */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "models/pipeline.h"
+#include "sampling/sampler.h"
+
+static char folder[256], checkpoint[300];
+
+static void make_folder(void)
+{
+    const char *tmp = getenv("TMPDIR");
+    snprintf(folder, sizeof folder, "%s/penstock-resume-XXXXXX", tmp ? tmp : "/tmp");
+    cr_assert(mkdtemp(folder));
+    snprintf(checkpoint, sizeof checkpoint, "%s/run", folder);
+}
+
+static void remove_folder(void)
+{
+    unlink(checkpoint);
+    cr_assert_eq(rmdir(folder), 0, "something was left in %s", folder);
+}
+
+static source *model(void)
+{
+    const char *fixtures = getenv("PENSTOCK_FIXTURES");
+    char path[1024];
+    status st = STATUS_INIT;
+    snprintf(path, sizeof path, "%s/pixart/models/sigma_small", fixtures ? fixtures : "tests/fixtures");
+    source *s = source_open(path, &st);
+    cr_assert(s, "%s", st.text);
+    return s;
+}
+
+static request request_for(const char *method)
+{
+    return (request){.prompt = "a red fox", .steps = 6, .guidance_scale = NAN, .sampling_method = method, .seed = 7, .batch_count = 2, .threads = 1};
+}
+
+static void die_at(void *ctx, const char *stage, int done, int total)
+{
+    (void)total;
+    if (strcmp(stage, "denoise") == 0 && done == *(int *)ctx)
+        raise(SIGKILL);
+}
+
+/* A process that dies before call number `call`. */
+static void run_killed(const request *q, int call)
+{
+    pid_t child = fork();
+    cr_assert(child >= 0);
+    if (child == 0) {
+        status st = STATUS_INIT;
+        result r = {0};
+        request mine = *q;
+        mine.progress = die_at;
+        mine.progress_ctx = &call;
+        pipeline_generate(model(), &mine, &r, &st);
+        fprintf(stderr, "%s\n", st.text);
+        _exit(9);
+    }
+    int how;
+    cr_assert_eq(waitpid(child, &how, 0), child);
+    cr_assert(WIFSIGNALED(how) && WTERMSIG(how) == SIGKILL, "call %d: the run ended by itself, status %d", call, how);
+}
+
+static result run_whole(const request *q)
+{
+    status st = STATUS_INIT;
+    result r = {0};
+    source *s = model();
+    cr_assert(pipeline_generate(s, q, &r, &st), "%s", st.text);
+    source_close(s);
+    return r;
+}
+
+static bool same_picture(const result *a, const result *b)
+{
+    return a->images == b->images && memcmp(a->rgb, b->rgb, (size_t)a->images * (size_t)a->width * (size_t)a->height * 3) == 0;
+}
+
+/* Killed before call k, then before call k + 2, then left alone. */
+Test(resume, every_sampler_after_every_call, .init = make_folder, .fini = remove_folder)
+{
+    int tried = 0;
+    for (const sampler_row *row = sampler_table; row->method; row++) {
+        request q = request_for(row->method);
+        status st = STATUS_INIT;
+        source *s = model();
+        result probe = {0};
+        bool fits = pipeline_plan(s, &q, &probe, &st);   /* a method for models of another kind says so */
+        source_close(s);
+        if (!fits)
+            continue;
+        tried++;
+        result whole = run_whole(&q);
+        int calls = whole.evaluations;
+        q.checkpoint = checkpoint;
+        for (int call = 1; call < calls; call++) {
+            run_killed(&q, call);
+            if (call + 2 < calls)
+                run_killed(&q, call + 2);
+            result rest = run_whole(&q);
+            int first = call + 2 < calls ? call + 2 : call;
+            cr_assert_eq(rest.first_call, first, "%s: went on from call %d, not from %d", row->method, rest.first_call, first);
+            cr_assert_eq(rest.evaluations, calls - first);
+            cr_assert(same_picture(&whole, &rest), "%s: another picture after call %d", row->method, first);
+            result_free(&rest);
+            unlink(checkpoint);
+        }
+        result_free(&whole);
+    }
+    cr_assert_geq(tried, 13, "only %d methods", tried);
+}
+
+static status run_refused(const request *q)
+{
+    status st = STATUS_INIT;
+    result r = {0};
+    source *s = model();
+    cr_assert_not(pipeline_generate(s, q, &r, &st));
+    cr_assert_eq(r.rgb, NULL);
+    source_close(s);
+    return st;
+}
+
+Test(resume, another_runs_checkpoint_is_refused, .init = make_folder, .fini = remove_folder)
+{
+    request q = request_for(NULL);
+    q.checkpoint = checkpoint;
+    run_killed(&q, 2);
+    struct { const char *word; request q; } other[] = {{"prompt", q}, {"seed", q}, {"latent width", q}, {"batch count", q}, {"steps", q}, {"sampling method", q}, {"guidance", q}, {"precision", q}};
+    other[0].q.prompt = "a red dog";
+    other[1].q.seed = 8;
+    other[2].q.width = 64;
+    other[3].q.batch_count = 1;
+    other[4].q.steps = 7;
+    other[5].q.sampling_method = "euler";
+    other[6].q.guidance_scale = 3;
+    other[7].q.precision = PRECISION_F32;
+    for (size_t i = 0; i < sizeof other / sizeof *other; i++) {
+        status st = run_refused(&other[i].q);
+        cr_assert_eq(st.code, STATUS_BAD_FILE, "%s: status %d", other[i].word, st.code);
+        cr_assert(strstr(st.text, other[i].word) && strstr(st.text, checkpoint), "'%s' does not name %s", st.text, other[i].word);
+    }
+    result rest = run_whole(&q);
+    cr_assert_eq(rest.first_call, 2, "a refusal must leave the checkpoint as it was");
+    result_free(&rest);
+}
+
+Test(resume, a_damaged_checkpoint_is_refused, .init = make_folder, .fini = remove_folder)
+{
+    request q = request_for("dpm++2m_sde");
+    q.checkpoint = checkpoint;
+    run_killed(&q, 3);
+    FILE *f = fopen(checkpoint, "rb");
+    char whole[1 << 16];
+    size_t n = f ? fread(whole, 1, sizeof whole, f) : 0;
+    cr_assert(n > 1000 && n < sizeof whole);
+    fclose(f);
+    for (size_t at = 0; at <= n; at += n / 37) {   /* a byte altered; then cut off there */
+        for (int cut = 0; cut < 2; cut++) {
+            f = fopen(checkpoint, "wb");
+            cr_assert(f);
+            size_t keep = cut ? at : n;
+            char was = whole[at < n ? at : n - 1];
+            whole[at < n ? at : n - 1] ^= 0x20;
+            cr_assert_eq(fwrite(whole, 1, keep, f), keep);
+            whole[at < n ? at : n - 1] = was;
+            fclose(f);
+            status st = run_refused(&q);
+            cr_assert_eq(st.code, STATUS_BAD_FILE, "%zu: status %d: %s", at, st.code, st.text);
+        }
+    }
+}
