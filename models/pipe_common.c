@@ -46,16 +46,27 @@ static void t5_forward(run *r, const void *ctx)
     output(r, t5_encode(r, &in->t->config, in->t->tokens.ids, &in->s), in->t->output);
 }
 
+static char *read_beside(const source *src, const char *folder, const char *file, bool may_lack, char path[256], size_t *bytes, status *st)
+{
+    snprintf(path, 256, "%s%s%s", folder, folder[0] ? "/" : "", file);
+    return source_read_blob(src, path, 64 << 20, may_lack, bytes, st);
+}
+
+/* spiece.model, or where there is none tokenizer.json; the error names the former. */
 static tokenizer *open_tokenizer(const source *src, const char *folder, status *st)
 {
-    char path[256], config_path[256];
+    char path[256], config_path[256], json_path[256];
     size_t bytes = 0, config_bytes = 0;
-    snprintf(path, sizeof path, "%s%sspiece.model", folder, folder[0] ? "/" : "");
-    snprintf(config_path, sizeof config_path, "%s%stokenizer_config.json", folder, folder[0] ? "/" : "");
-    char *model = source_read_blob(src, path, 64 << 20, false, &bytes, st);
-    char *config = model ? source_read_blob(src, config_path, 16 << 20, true, &config_bytes, st) : NULL;
-    tokenizer *t = status_ok(st) ? tokenizer_open_spm(model, bytes, config, config_bytes, path, st) : NULL;
+    tokenizer *t = NULL;
+    char *config = read_beside(src, folder, "tokenizer_config.json", true, config_path, &config_bytes, st);
+    char *model = status_ok(st) ? read_beside(src, folder, "spiece.model", true, path, &bytes, st) : NULL;
+    char *whole = status_ok(st) && !model ? read_beside(src, folder, "tokenizer.json", true, json_path, &bytes, st) : NULL;
+    if (whole)
+        t = tokenizer_open_spm_json(whole, bytes, config, config_bytes, json_path, st);
+    else if (status_ok(st) && (model || (model = read_beside(src, folder, "spiece.model", false, path, &bytes, st))))
+        t = tokenizer_open_spm(model, bytes, config, config_bytes, path, st);
     mem_free(model);
+    mem_free(whole);
     mem_free(config);
     return t;
 }

@@ -43,6 +43,19 @@ static tokenizer *open_fixture(bool with_config, status *st)
     return t;
 }
 
+static tokenizer *open_saved(const char *name, status *st)
+{
+    char file[64];
+    snprintf(file, sizeof file, "%s.json", name);
+    text_file whole = read_fixture(file);
+    snprintf(file, sizeof file, "%s_config.json", name);
+    text_file config = read_fixture(file);
+    tokenizer *t = tokenizer_open_spm_json(whole.text, whole.bytes, config.text, config.bytes, "tokenizer/tokenizer.json", st);
+    free(whole.text);
+    free(config.text);
+    return t;
+}
+
 /* \xNN back to bytes, in place. */
 static void unescape(char *text)
 {
@@ -83,18 +96,18 @@ Test(tokenizer, ids_of_transformers)
 {
     size_t before = mem_in_use();
     status st = STATUS_INIT;
-    tokenizer *t[2] = {open_fixture(false, &st), open_fixture(true, &st)};
-    cr_assert(t[0] && t[1], "%s", st.text);
+    tokenizer *t[4] = {open_fixture(false, &st), open_fixture(true, &st), open_saved("saved", &st), open_saved("bare", &st)};
+    cr_assert(t[0] && t[1] && t[2] && t[3], "%s", st.text);
     cr_expect_eq(tokenizer_vocabulary(t[0]), 400);
     cr_expect_eq(tokenizer_vocabulary(t[1]), 320);
     text_file cases = read_fixture("ids.tsv");
     int count = 0;
     for (char *rest = cases.text, *line; (line = strsep(&rest, "\n")) && *line; count++)
-        check_ids(t[*line == '1'], line);
-    cr_expect_geq(count, 400);
+        check_ids(t[*line - '0'], line);
+    cr_expect_geq(count, 800);
     free(cases.text);
-    tokenizer_close(t[0]);
-    tokenizer_close(t[1]);
+    for (int i = 0; i < 4; i++)
+        tokenizer_close(t[i]);
     cr_expect_eq(mem_in_use(), before);
 }
 
@@ -269,4 +282,34 @@ Test(tokenizer, memory_runs_out)
         cr_assert_eq(mem_in_use(), before, "allocation %ld", n);
     }
     cr_expect_geq(n, 20);
+}
+
+/* A tokenizer.json that lies or ends early: one sentence that names it. */
+Test(tokenizer, damaged_json)
+{
+    static const char *const cases[] = {
+        "[]", "{}", "{\"model\": 3}", "{\"model\": {\"type\": \"BPE\", \"vocab\": {}}}", "{\"model\": {\"type\": \"Unigram\", \"vocab\": {}}}",
+        "{\"model\": {\"type\": \"Unigram\", \"vocab\": []}}", "{\"model\": {\"type\": \"Unigram\", \"vocab\": [[\"a\", 0]]}}",
+        "{\"model\": {\"type\": \"Unigram\", \"vocab\": [[\"<pad>\", 0], [\"</s>\"], [\"<unk>\", 0]]}}",
+        "{\"model\": {\"type\": \"Unigram\", \"vocab\": [[\"<pad>\", 0], [\"</s>\", \"x\"], [\"<unk>\", 0]]}}",
+        "{\"model\": {\"type\": \"Unigram\", \"vocab\": [[\"<pad>\", 0], [\"</s>\", NaN], [\"<unk>\", 0]]}}",
+        "{\"model\": {\"type\": \"Unigram\", \"vocab\": [[\"<pad>\", 0], [\"\", 0], [\"<unk>\", 0]]}}",
+        "{\"normalizer\": {\"precompiled_charsmap\": \"%%%\"}, \"model\": {\"type\": \"Unigram\", \"vocab\": [[\"<pad>\", 0], [\"</s>\", 0], [\"<unk>\", 0]]}}",
+        "{\"normalizer\": {\"precompiled_charsmap\": \"/////w==\"}, \"model\": {\"type\": \"Unigram\", \"vocab\": [[\"<pad>\", 0], [\"</s>\", 0], [\"<unk>\", 0]]}}",
+        "{\"added_tokens\": 7, \"model\": {\"type\": \"Unigram\", \"vocab\": [[\"<pad>\", 0], [\"</s>\", 0], [\"<unk>\", 0]]}}"};
+    size_t before = mem_in_use();
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        status st = STATUS_INIT;
+        cr_expect_null(tokenizer_open_spm_json(cases[i], strlen(cases[i]), NULL, 0, "t/tokenizer.json", &st), "case %zu", i);
+        cr_expect_eq(st.code, STATUS_BAD_FILE, "case %zu", i);
+        cr_expect(strstr(st.text, "t/tokenizer.json"), "case %zu: %s", i, st.text);
+    }
+    text_file whole = read_fixture("saved.json");
+    for (size_t cut = 0; cut < 64; cut++) {
+        status st = STATUS_INIT;
+        cr_expect_null(tokenizer_open_spm_json(whole.text, whole.bytes * cut / 64, NULL, 0, "t/tokenizer.json", &st), "cut at %zu of 64", cut);
+        cr_expect_eq(st.code, STATUS_BAD_FILE);
+    }
+    free(whole.text);
+    cr_expect_eq(mem_in_use(), before);
 }

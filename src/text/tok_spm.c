@@ -14,6 +14,7 @@
 
 #include "base/mem.h"
 #include "import/json.h"
+#include "text/spm_from_json.h"
 #include "text/spm_model.h"
 #include "text/tok_spm.h"
 
@@ -190,6 +191,19 @@ static bool add_named(tokenizer *t, const json *config, status *st)
     return true;
 }
 
+/* The list of a tokenizer.json, [{"id": 0, "content": "<pad>", ...}, ...]. */
+static bool add_array(tokenizer *t, const json *list, const char *name, status *st)
+{
+    if (!list)
+        return true;
+    if (!json_object_is_type(list, json_type_array) || json_object_array_length(list) > MOST_ADDED)
+        return status_set(st, STATUS_BAD_FILE, "%s: added_tokens is no list of at most %d tokens", name, MOST_ADDED);
+    for (size_t i = 0; i < json_object_array_length(list); i++)
+        if (!add_described(t, json_object_array_get_idx(list, i), name, st))
+            return false;
+    return true;
+}
+
 /* The list of a config takes the place of what the model itself would add: its control and user-defined pieces, and the extra ids. */
 static bool add_further(tokenizer *t, const void *model, size_t bytes, const json *config, int extra_ids, const char *name, status *st)
 {
@@ -214,7 +228,8 @@ static bool add_further(tokenizer *t, const void *model, size_t bytes, const jso
 
 /* ---- opening ---- */
 
-static tokenizer *open_with(const void *model, size_t bytes, const json *config, const char *name, const char *config_name, status *st)
+/* whole: the tokenizer.json that the model came from, whose pieces include the extra ids; or NULL */
+static tokenizer *open_with(const void *model, size_t bytes, const json *whole, const json *config, const char *name, const char *config_name, status *st)
 {
     tokenizer *t = mem_alloc(1, sizeof *t, "tokenizer", st);
     if (!t)
@@ -222,10 +237,12 @@ static tokenizer *open_with(const void *model, size_t bytes, const json *config,
     spm_facts facts;
     int extra_ids = config ? (int)json_int(config, "extra_ids", 0, MOST_EXTRA_IDS, 100, config_name, st) : 100;
     bool ok = status_ok(st) && spm_walk(model, bytes, name, NULL, NULL, &facts, st) &&
-              charsmap_read(&t->map, facts.charsmap, facts.charsmap_bytes, name, st) && unigram_read(&t->pieces, model, bytes, extra_ids, name, st);
+              charsmap_read(&t->map, facts.charsmap, facts.charsmap_bytes, name, st) &&
+              unigram_read(&t->pieces, model, bytes, whole ? 0 : extra_ids, name, st);
     if (ok) {
         t->vocabulary = t->pieces.count;
-        ok = (!config || add_decoder(t, json_member(config, "added_tokens_decoder"), config_name, st)) && add_named(t, config, st) &&
+        ok = (!config || add_decoder(t, json_member(config, "added_tokens_decoder"), config_name, st)) &&
+             (!whole || add_array(t, json_member(whole, "added_tokens"), name, st)) && add_named(t, config, st) &&
              add_further(t, model, bytes, config, extra_ids, name, st);
     }
     if (!ok) {
@@ -235,21 +252,35 @@ static tokenizer *open_with(const void *model, size_t bytes, const json *config,
     return t;
 }
 
-tokenizer *tokenizer_open_spm(const void *model, size_t bytes, const char *tokenizer_config, size_t config_bytes, const char *name, status *st)
+/* `json_file`: the bytes are a tokenizer.json */
+static tokenizer *open_either(const void *text, size_t bytes, bool json_file, const char *tokenizer_config, size_t config_bytes, const char *name, status *st)
 {
     const char *slash = strrchr(name, '/');
-    char *config_name = mem_format(st, "%.*s%s", slash ? (int)(slash + 1 - name) : 0, name, "tokenizer_config.json");
-    if (!config_name)
-        return NULL;
-    json *config = tokenizer_config ? json_parse(tokenizer_config, config_bytes, config_name, st) : NULL;
+    char *config_name = mem_format(st, "%.*s%s", slash ? (int)(slash + 1 - name) : 0, name, "tokenizer_config.json"), *model = NULL;
+    json *config = config_name && tokenizer_config ? json_parse(tokenizer_config, config_bytes, config_name, st) : NULL;
+    json *whole = status_ok(st) && json_file ? json_parse(text, bytes, name, st) : NULL;
     tokenizer *t = NULL;
     if (config && !json_object_is_type(config, json_type_object))
         status_set(st, STATUS_BAD_FILE, "%s: is not a JSON object", config_name);
-    else if (config || !tokenizer_config)
-        t = open_with(model, bytes, config, name, config_name, st);
+    else if (whole)
+        model = spm_from_json(whole, name, &bytes, st);
+    if (status_ok(st))
+        t = open_with(model ? model : text, bytes, whole, config, name, config_name, st);
+    mem_free(model);
+    json_free(whole);
     json_free(config);
     mem_free(config_name);
     return t;
+}
+
+tokenizer *tokenizer_open_spm(const void *model, size_t bytes, const char *tokenizer_config, size_t config_bytes, const char *name, status *st)
+{
+    return open_either(model, bytes, false, tokenizer_config, config_bytes, name, st);
+}
+
+tokenizer *tokenizer_open_spm_json(const char *text, size_t bytes, const char *tokenizer_config, size_t config_bytes, const char *name, status *st)
+{
+    return open_either(text, bytes, true, tokenizer_config, config_bytes, name, st);
 }
 
 void tokenizer_close(tokenizer *t)

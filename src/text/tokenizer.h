@@ -14,6 +14,8 @@ typedef struct tokenizer tokenizer;
  * as transformers' T5Tokenizer makes it of the two files. tokenizer_config: NULL if there is none. name: spiece.model's, for the
  * sentence when it is malformed. */
 tokenizer *tokenizer_open_spm(const void *model, size_t bytes, const char *tokenizer_config, size_t config_bytes, const char *name, status *st);
+/* The same out of a tokenizer.json, which is all that transformers 5 saves. */
+tokenizer *tokenizer_open_spm_json(const char *text, size_t bytes, const char *tokenizer_config, size_t config_bytes, const char *name, status *st);
 void tokenizer_close(tokenizer *t);
 int32_t tokenizer_vocabulary(const tokenizer *t); /* pieces plus added tokens */
 
