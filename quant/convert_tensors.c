@@ -189,7 +189,7 @@ static bool take(conversion *c, chunk *out)
 static bool wait_for_head(conversion *c, const chunk *n, const worker_memory *m)
 {
     if (n->number == 0 && type_head_bytes(n->t->e.type)) {
-        uint8_t head[Q4_HEAD_BYTES];
+        uint8_t head[CODE_HEAD_BYTES];
         status st = STATUS_INIT;
         pthread_mutex_unlock(&c->lock);
         bool ok = find_head(c, n->t, m, head, &st);

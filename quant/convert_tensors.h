@@ -17,7 +17,7 @@ typedef struct out_tensor {
     random_tensor random;
     int64_t chunk_rows;     /* done at once */
     bool head_known;
-    uint8_t head[Q4_HEAD_BYTES];
+    uint8_t head[CODE_HEAD_BYTES];
     encode_sum sum;         /* of the chunks written so far */
 } out_tensor;
 

@@ -10,9 +10,11 @@
 
 enum { LANES = 16 }; /* sums run in that many parts, in a fixed order, so that a compiler may vectorize them */
 
+static bool is_coded(weight_type type) { return type == TYPE_Q4 || type == TYPE_Q5; }
+
 bool type_writable(weight_type type)
 {
-    return type == TYPE_F32 || type == TYPE_F16 || type == TYPE_BF16 || type == TYPE_Q8 || type == TYPE_Q4 || type == TYPE_Q8_ROWS;
+    return type == TYPE_F32 || type == TYPE_F16 || type == TYPE_BF16 || type == TYPE_Q8 || is_coded(type) || type == TYPE_Q8_ROWS;
 }
 
 encoding encoding_of(weight_type type, matrix_shape m, const char *component, const char *name)
@@ -20,7 +22,7 @@ encoding encoding_of(weight_type type, matrix_shape m, const char *component, co
     return (encoding){type, m, type_of(type)->panels ? rotation_block(m.depth) : 0, component, name};
 }
 
-/* ---- scratch: one row, padded and rotated; q4: its tables, its codes, the search ---- */
+/* ---- scratch: one row, padded and rotated; q4, q5: its tables, its codes, the search ---- */
 
 static size_t row_numbers(const encoding *e) { return (size_t)e->matrix.taps * (size_t)e->matrix.depth; }
 
@@ -48,7 +50,7 @@ static scratch scratch_of(const encoding *e, void *memory)
 size_t encode_scratch_bytes(const encoding *e)
 {
     size_t n = padded_numbers(e);
-    return up64(n * sizeof(float)) + (e->type == TYPE_Q4 ? up64(n / 16) + up64(n) + up64(q4_search_bytes()) : 0);
+    return up64(n * sizeof(float)) + (is_coded(e->type) ? up64(n / 16) + up64(n) + up64(code_search_bytes()) : 0);
 }
 
 /* ---- what a checkpoint may hold ---- */
@@ -224,48 +226,56 @@ static void q8_panel_row(const encoding *e, const scratch *s, int r, uint8_t *un
     sum->error += scale > 0 ? error : 0;
 }
 
-/* Of the codes as they are written; padding does not count. */
-static double error_q4(const encoding *e, const scratch *s, const int8_t *head, float scale)
+/* A block of 32 columns: code[t] and code[16 + t] share a byte. Of q4 a negative number's code counts down from 7, the others' up from 8. */
+static void pack_codes(weight_type type, const uint8_t code[32], uint8_t out[16])
 {
-    size_t depth = (size_t)e->matrix.depth, padded = (size_t)depth_padded(e->matrix.depth), n = padded_numbers(e);
-    double sum = 0;
-    for (size_t i = 0; i < n; i += 16) {
-        const int8_t *table = head + 16 * s->table[i / 16];
-        float part = 0;
-        for (size_t j = i; j < i + 16; j++) {
-            float d = s->row[j] - scale * (float)table[s->code[j]];
-            part += j % padded < depth ? d * d : 0;
+    for (int t = 0; t < 16; t++) {
+        uint8_t low = code[t], high = code[16 + t];
+        if (type == TYPE_Q4) {
+            low = (uint8_t)((8 | low) ^ (low >> 7) * 15);
+            high = (uint8_t)((8 | high) ^ (high >> 7) * 15);
         }
-        sum += (double)part;
+        out[t] = (uint8_t)((low & 15) | high << 4);
     }
-    return sum;
 }
 
-static void q4_panel_row(const encoding *e, const scratch *s, const uint8_t *head, int r, uint8_t *unit, encode_sum *sum)
+static uint16_t sign_bits(const uint8_t code[16])
+{
+    unsigned bits = 0;
+    for (int t = 0; t < 16; t++)
+        bits |= (unsigned)(code[t] >> 7) << t;
+    return (uint16_t)bits;
+}
+
+static void code_panel_row(const encoding *e, const kernels *k, const scratch *s, int r, uint8_t *unit, encode_sum *sum)
 {
     size_t n = padded_numbers(e), row = (size_t)r;
-    uint16_t scale = q4_code_row(s->search, s->row, (int)n, s->table, s->code);
+    code_places at = type_code_places(e->type, &e->matrix);
+    double error;
+    uint16_t scale = code_row(s->search, k, &e->matrix, s->row, s->table, s->code, &error);
     memcpy(unit + row * sizeof scale, &scale, sizeof scale);
-    uint8_t *table = unit + Q4_SCALE_BYTES, *code = unit + up64(Q4_SCALE_BYTES + n / 32 * PANEL_ROWS);
     for (size_t b = 0; b < n / 32; b++) {
-        table[b * PANEL_ROWS + row] = (uint8_t)(s->table[2 * b] | s->table[2 * b + 1] << 4);
-        uint8_t *out = code + (b * PANEL_ROWS + row) * 16;
-        for (int t = 0; t < 16; t++)
-            out[t] = (uint8_t)(s->code[32 * b + (size_t)t] | s->code[32 * b + 16 + (size_t)t] << 4);
+        const uint8_t *code = s->code + 32 * b;
+        unit[at.table + b * PANEL_ROWS + row] = (uint8_t)(s->table[2 * b] | s->table[2 * b + 1] << 4);
+        pack_codes(e->type, code, unit + at.code + (b * PANEL_ROWS + row) * 16);
+        for (size_t half = 0; half < 2 && e->type == TYPE_Q5; half++) {
+            uint16_t bits = sign_bits(code + 16 * half);
+            memcpy(unit + at.sign + ((b * 2 + half) * PANEL_ROWS + row) * sizeof bits, &bits, sizeof bits);
+        }
     }
-    sum->error += error_q4(e, s, (const int8_t *)head, bf16_value(scale));
+    sum->error += error;
 }
 
-static bool panel(const encoding *e, const kernels *k, const scratch *s, const uint8_t *head, const float *rows, int64_t first,
-                  int count, uint8_t *unit, encode_sum *sum, status *st)
+static bool panel(const encoding *e, const kernels *k, const scratch *s, const float *rows, int64_t first, int count,
+                  uint8_t *unit, encode_sum *sum, status *st)
 {
     memset(unit, 0, type_unit_bytes(e->type, &e->matrix));
     for (int r = 0; r < count; r++) {
         if (!prepare(e, k, rows + (size_t)r * row_numbers(e), s->row))
             return not_finite(e, first + r, st);
         add_energy(sum, s->row, padded_numbers(e));
-        if (e->type == TYPE_Q4)
-            q4_panel_row(e, s, head, r, unit, sum);
+        if (is_coded(e->type))
+            code_panel_row(e, k, s, r, unit, sum);
         else
             q8_panel_row(e, s, r, unit, sum);
     }
@@ -291,14 +301,14 @@ bool encode_rows(const encoding *e, const kernels *k, const uint8_t *head, const
 {
     assert(type_writable(e->type) && matrix_valid(e->type, &e->matrix));
     scratch s = scratch_of(e, memory);
-    if (e->type == TYPE_Q4)
-        q4_search_init(s.search, head);
+    if (is_coded(e->type))
+        code_search_init(s.search, e->type, head);
     int step = type_unit_rows(e->type);
     size_t bytes = type_unit_bytes(e->type, &e->matrix);
     for (int64_t r = 0; r < count; r += step, out += bytes) {
         const float *row = rows + (size_t)r * row_numbers(e);
         int now = count - r < step ? (int)(count - r) : step;
-        if (!(step > 1 ? panel(e, k, &s, head, row, first_row + r, now, out, sum, st)
+        if (!(step > 1 ? panel(e, k, &s, row, first_row + r, now, out, sum, st)
                        : plain_row(e, k, row, first_row + r, s.row, out, sum, st)))
             return false;
     }
@@ -307,27 +317,27 @@ bool encode_rows(const encoding *e, const kernels *k, const uint8_t *head, const
 
 void encode_try(const encoding *e, const kernels *k, const float *rows, int64_t count, void *memory, encode_trial *trial)
 {
-    if (e->type != TYPE_Q4)
+    if (!is_coded(e->type))
         return;
     scratch s = scratch_of(e, memory);
-    for (int range = 0; range < Q4_RANGES; range++) {
-        uint8_t head[Q4_HEAD_BYTES];
-        q4_tables(range, head);
-        q4_search_init(s.search, head);
+    for (int range = 0; range < CODE_RANGES; range++) {
+        uint8_t head[CODE_HEAD_BYTES];
+        code_tables(e->type, range, head);
+        code_search_init(s.search, e->type, head);
         for (int64_t r = 0; r < count; r++)
             if (prepare(e, k, rows + (size_t)r * row_numbers(e), s.row)) /* what is not finite is reported when it is coded */
-                trial->error[range] += q4_row_error(s.search, s.row, (int)padded_numbers(e));
+                trial->error[range] += code_row_error(s.search, k, s.row, (int)padded_numbers(e));
     }
 }
 
 void encode_head(const encoding *e, const encode_trial *trial, uint8_t *head)
 {
     int best = 0;
-    for (int range = 1; range < Q4_RANGES; range++)
+    for (int range = 1; range < CODE_RANGES; range++)
         if (trial->error[range] < trial->error[best])
             best = range;
-    if (e->type == TYPE_Q4)
-        q4_tables(best, head);
+    if (is_coded(e->type))
+        code_tables(e->type, best, head);
 }
 
 float encode_relative(const encode_sum *sum) { return sum->energy > 0 ? (float)sqrt(sum->error / sum->energy) : 0; }

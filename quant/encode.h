@@ -19,12 +19,12 @@ typedef struct encoding {         /* how one tensor is written */
     const char *component, *name; /* for sentences */
 } encoding;
 
-enum { Q4_RANGES = 5 };           /* families of tables to choose from */
-typedef struct encode_trial { double error[Q4_RANGES]; } encode_trial;  /* begins as {0} */
+enum { CODE_RANGES = 5 };         /* families of tables to choose from */
+typedef struct encode_trial { double error[CODE_RANGES]; } encode_trial;  /* begins as {0} */
 
 typedef struct encode_sum { double error, energy; } encode_sum; /* squares: of the differences, of the numbers */
 
-/* f32, f16, bf16, q8, q4, q8_rows */
+/* f32, f16, bf16, q8, q5, q4, q8_rows */
 bool type_writable(weight_type type);
 /* The encoding of a tensor with the rotation that its depth allows. */
 encoding encoding_of(weight_type type, matrix_shape m, const char *component, const char *name);
@@ -42,14 +42,15 @@ bool encode_rows(const encoding *e, const kernels *k, const uint8_t *head, const
 /* Relative RMS error; 0 for nothing. */
 float encode_relative(const encode_sum *sum);
 
-/* ---- the search behind q4, encode_q4.c ---- */
-size_t q4_search_bytes(void);
-void q4_tables(int range, uint8_t head[Q4_HEAD_BYTES]);
-/* Make the search's tables (64-byte aligned memory of q4_search_bytes) from a head. */
-void q4_search_init(void *to, const uint8_t head[Q4_HEAD_BYTES]);
-/* The error (sum of squares) that a row of n numbers, n a multiple of 16, would have; looks at part of a long row. */
-double q4_row_error(const void *with, const float *row, int n);
-/* Code a row: its scale as bf16, for each group of 16 numbers a table and 16 codes. */
-uint16_t q4_code_row(const void *with, const float *row, int n, uint8_t *table, uint8_t *code);
+/* ---- the search behind q4 and q5, encode_codes.c ---- */
+size_t code_search_bytes(void);
+void code_tables(weight_type type, int range, uint8_t head[CODE_HEAD_BYTES]);
+/* Make the search's tables (memory of code_search_bytes) from a head. */
+void code_search_init(void *to, weight_type type, const uint8_t head[CODE_HEAD_BYTES]);
+/* The error (sum of squares in some unit) that a row of n numbers, n a multiple of 16, would have; looks at part of a long row. */
+double code_row_error(const void *with, const kernels *k, const float *row, int n);
+/* Code a padded row: returns its scale as bf16; for each group of 16 numbers a table, for each number a code as search_codes makes them;
+ * the sum of the squared differences, padding not counted. */
+uint16_t code_row(const void *with, const kernels *k, const matrix_shape *m, const float *row, uint8_t *table, uint8_t *code, double *error);
 
 #endif

@@ -2,7 +2,7 @@
  * remains are matrices. A matrix gets what was asked for unless plain f16 rows would be smaller: a convolution over 4 channels, padded
  * to 32, or one with 4 rows in a panel of 16.
  *
- * Under an average (q4, q8) upgrades are granted in this order, the cheapest first within each step, as long as the average
+ * Under an average (q4, q5, q8) upgrades are granted in this order, the cheapest first within each step, as long as the average
  * holds: (1) depths below 32 to f16, which the rotation does not reach; (2) edges one type finer: first and last layers, time and
  * modulation; (3) small edges to f16; (4) q4 to q8 in components that are a small part of the whole: next to a large text encoder a
  * decoder costs one percent, and its errors are seen as they are. */
@@ -17,7 +17,7 @@
 #include "quant/encode.h"
 
 /* The promises less what the container adds: heads repeated in parts, padding between extents. */
-static const double Q4_BITS = 4.48, Q8_BITS = 8.48;
+static const double Q4_BITS = 4.48, Q5_BITS = 5.48, Q8_BITS = 8.48;
 
 enum { SMALL_EDGE = 64 * 1024, SHALLOW = 32, SMALL_COMPONENT = 16 /* one part in */ };
 
@@ -25,7 +25,7 @@ bool policy_type(const char *text, weight_type *out, status *st)
 {
     const type_traits *t = type_by_name(text);
     if (!t || !type_writable(t->type) || t->type == TYPE_Q8_ROWS)
-        return status_set(st, STATUS_USAGE, "%s: no such type; there are q4, q8, f16, bf16, f32", text);
+        return status_set(st, STATUS_USAGE, "%s: no such type; there are q4, q5, q8, f16, bf16, f32", text);
     *out = t->type;
     return true;
 }
@@ -160,14 +160,14 @@ static bool protect(weight_type wanted, policy_tensor *t, int count, status *st)
             component = t[i].component;
             small = numbers_in(t, count, component) * SMALL_COMPONENT <= all;
         }
-        room += numbers(&t[i]) * (wanted == TYPE_Q4 ? Q4_BITS : Q8_BITS) / 8 - bytes_as(&t[i], t[i].type);
+        room += numbers(&t[i]) * (wanted == TYPE_Q4 ? Q4_BITS : wanted == TYPE_Q5 ? Q5_BITS : Q8_BITS) / 8 - bytes_as(&t[i], t[i].type);
         if (t[i].matrix.depth < SHALLOW)
             offer(list, &n, t, i, 1, TYPE_F16);
-        else if (t[i].role == ROLE_EDGE && wanted == TYPE_Q4)
+        else if (t[i].role == ROLE_EDGE && wanted != TYPE_Q8)
             offer(list, &n, t, i, 2, suitable(&t[i], TYPE_Q8));
         if (t[i].role == ROLE_EDGE && numbers(&t[i]) <= SMALL_EDGE)
             offer(list, &n, t, i, 3, TYPE_F16);
-        if (small && t[i].type == TYPE_Q4)
+        if (small && t[i].type != TYPE_Q8)
             offer(list, &n, t, i, 4, suitable(&t[i], TYPE_Q8));
     }
     qsort(list, (size_t)n, sizeof *list, by_importance);

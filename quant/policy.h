@@ -1,7 +1,7 @@
 /* policy.h: which type each tensor of a container gets.
  *
  * `--type q4` promises that matrices and convolutions average at most 4.5 bit over the whole container, with everything that they take
- * (row scales, tables, padding); q8: 8.5. Protection of sensitive layers is paid from what is left under that, the most
+ * (row scales, tables, padding); q5: 5.5; q8: 8.5. Protection of sensitive layers is paid from what is left under that, the most
  * important first. */
 #ifndef PENSTOCK_POLICY_H
 #define PENSTOCK_POLICY_H

@@ -16,6 +16,7 @@ static const type_traits traits[TYPE_COUNT] = {
     [TYPE_U8] = {"u8", "U8", TYPE_U8, false, false, 1},
     [TYPE_BOOL] = {"bool", "BOOL", TYPE_BOOL, false, false, 1},
     [TYPE_Q8] = {"q8", NULL, TYPE_Q8, true, true, 0},
+    [TYPE_Q5] = {"q5", NULL, TYPE_Q5, true, true, 0},
     [TYPE_Q4] = {"q4", NULL, TYPE_Q4, true, true, 0},
     [TYPE_Q8_ROWS] = {"q8_rows", NULL, TYPE_Q8_ROWS, false, false, 1},
 };
@@ -57,16 +58,22 @@ static size_t up64(size_t n) { return (n + 63) / 64 * 64; }
 /* One panel row in numbers, padding included. */
 static size_t padded_row(const matrix_shape *m) { return (size_t)m->taps * (size_t)depth_padded(m->depth); }
 
-static size_t q4_front_bytes(const matrix_shape *m) { return up64(Q4_SCALE_BYTES + padded_row(m) / 32 * PANEL_ROWS); }
+code_places type_code_places(weight_type type, const matrix_shape *m)
+{
+    code_places p = {.table = CODE_SCALE_BYTES, .code = up64(CODE_SCALE_BYTES + padded_row(m) / 32 * PANEL_ROWS)};
+    p.sign = type == TYPE_Q5 ? p.code + padded_row(m) * PANEL_ROWS / 2 : 0;
+    return p;
+}
 
-size_t type_head_bytes(weight_type type) { return type == TYPE_Q4 ? Q4_HEAD_BYTES : 0; }
+size_t type_head_bytes(weight_type type) { return type == TYPE_Q4 || type == TYPE_Q5 ? CODE_HEAD_BYTES : 0; }
 
 size_t type_unit_bytes(weight_type type, const matrix_shape *m)
 {
     size_t row = (size_t)m->taps * (size_t)m->depth;
     switch (type) {
     case TYPE_Q8: return PANEL_ROWS * sizeof(float) + padded_row(m) * PANEL_ROWS;
-    case TYPE_Q4: return q4_front_bytes(m) + padded_row(m) * PANEL_ROWS / 2;
+    case TYPE_Q5: return type_code_places(type, m).sign + padded_row(m) * PANEL_ROWS / 8;
+    case TYPE_Q4: return type_code_places(type, m).code + padded_row(m) * PANEL_ROWS / 2;
     case TYPE_Q8_ROWS: return sizeof(float) + (row + 3) / 4 * 4;
     default: return row * (size_t)traits[type].element_bytes;
     }
@@ -164,7 +171,11 @@ const int8_t *type_panel_i8(const kernels *k, weight_type type, const matrix_sha
         return (const int8_t *)(unit + PANEL_ROWS * sizeof(float));
     }
     size_t n = padded_row(m);
-    k->decode_q4(unit + Q4_SCALE_BYTES, unit + q4_front_bytes(m), (int)n, (const int8_t *)head, tmp);
+    code_places at = type_code_places(type, m);
+    if (type == TYPE_Q5)
+        k->decode_q5(unit + at.table, unit + at.code, unit + at.sign, (int)n, (const int8_t *)head, tmp);
+    else
+        k->decode_q4(unit + at.table, unit + at.code, (int)n, (const int8_t *)head, tmp);
     float *scale = (float *)(void *)(tmp + n * PANEL_ROWS); /* n is a multiple of 32: aligned as tmp is */
     k->bf16_to_f32((const uint16_t *)(const void *)unit, scale, PANEL_ROWS);
     *row_scale = scale;

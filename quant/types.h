@@ -16,14 +16,15 @@ typedef enum weight_type {
     TYPE_F32, TYPE_F16, TYPE_BF16, TYPE_F8_E4M3, TYPE_F64, /* rows of plain numbers, as safetensors holds them */
     TYPE_I64, TYPE_I32, TYPE_I16, TYPE_I8, TYPE_U8, TYPE_BOOL,
     TYPE_Q8,      /* panels: int8 and one f32 scale a row; the numbers are rotated */
+    TYPE_Q5,      /* panels: as q4 with a sign bit beside the 4-bit code */
     TYPE_Q4,      /* panels: 4-bit codes into one of 16 tables per 16 values, one bf16 scale a row; rotated */
     TYPE_Q8_ROWS, /* rows: f32 scale, then int8; for tables that are gathered by row (token embeddings) */
     TYPE_COUNT
 } weight_type;
 
 enum {
-    Q4_HEAD_BYTES = 256,             /* 16 tables of 16 int8, of magnitude <= 63 */
-    Q4_SCALE_BYTES = 2 * PANEL_ROWS, /* bf16, in front of the selectors: narrow layers stay under 4.5 bit a weight that way */
+    CODE_HEAD_BYTES = 256,           /* q4, q5: 16 tables of 16 int8, of magnitude <= 63 */
+    CODE_SCALE_BYTES = 2 * PANEL_ROWS, /* bf16, in front of the selectors: narrow layers stay under 4.5 bit a weight that way */
     MOST_TAPS = 4096,                /* limits within which no size overflows ... */
     MOST_DEPTH = 1 << 30,
     MOST_INTEGER_DEPTH = 1 << 17     /* ... and no int32 sum of 127 * 127 */
@@ -52,7 +53,7 @@ static inline int32_t depth_padded(int32_t depth) { return (depth + 31) / 32 * 3
 /* The Hadamard block: 256 or the largest power of two from 32 up that divides depth; 0 when there is none. */
 int rotation_block(int32_t depth);
 
-/* Bytes in front of the first row or panel (q4: the 256-byte table), the same in every part of a tensor. */
+/* Bytes in front of the first row or panel (q4, q5: the 256-byte tables), the same in every part of a tensor. */
 size_t type_head_bytes(weight_type type);
 /* Bytes of one row (row formats) or one panel (panel formats). */
 size_t type_unit_bytes(weight_type type, const matrix_shape *m);
@@ -69,6 +70,10 @@ bool type_matrix_bytes(weight_type type, const matrix_shape *m, uint64_t *bytes)
  * tmp: 16 * taps * depth_padded(depth) + 64 bytes of scratch. */
 void type_to_f32(const kernels *k, weight_type type, const matrix_shape *m, bool oihw, const uint8_t *head, const uint8_t *unit,
                  int rows, void *tmp, float *out);
+/* Where a unit of q4 or q5 keeps its tables' numbers, its codes, and (q5; else 0) its signs. */
+typedef struct code_places { size_t table, code, sign; } code_places;
+code_places type_code_places(weight_type type, const matrix_shape *m);
+
 /* A panel of an integer format: where its row scales (f32 x 16) are, and its K16 int8 (both in tmp, or in place). unit is 64-byte aligned.
  * tmp: 64-byte aligned, type_panel_tmp_bytes. */
 static inline size_t type_panel_tmp_bytes(const matrix_shape *m)

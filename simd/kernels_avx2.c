@@ -189,6 +189,35 @@ static void decode_q4_avx2(const uint8_t *sel, const uint8_t *codes, int depth, 
         }
 }
 
+/* Bits to masks: each byte of the 32 numbers sees the byte of `bits` that holds its bit. */
+ALWAYS __m256i negate_where(__m256i x, uint32_t bits)
+{
+    const __m256i spread = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201);
+    __m256i b = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), spread), bit);
+    __m256i mask = _mm256_cmpeq_epi8(b, bit);
+    return _mm256_sub_epi8(_mm256_xor_si256(x, mask), mask);
+}
+
+static void decode_q5_avx2(const uint8_t *sel, const uint8_t *codes, const uint8_t *signs, int depth, const int8_t *table, int8_t *out)
+{
+    const __m256i low = _mm256_set1_epi8(15);
+    for (int b = 0; b < depth / 32; b++, sel += 16, codes += 256, signs += 64, out += 512)
+        for (int row = 0; row < PANEL_ROWS; row += 2) {
+            uint32_t bits[2];
+            memcpy(&bits[0], signs + row * 2, sizeof bits[0]);
+            memcpy(&bits[1], signs + 32 + row * 2, sizeof bits[1]);
+            __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)(codes + row * 16));
+            __m256i first = _mm256_and_si256(v, low), second = _mm256_and_si256(_mm256_srli_epi16(v, 4), low);
+            __m256i *to = (__m256i *)(void *)(out + row * 16);
+            _mm256_storeu_si256(to, negate_where(_mm256_shuffle_epi8(row_tables(sel + row, 0, table), first), bits[0]));
+            _mm256_storeu_si256(to + 8, negate_where(_mm256_shuffle_epi8(row_tables(sel + row, 4, table), second), bits[1]));
+        }
+}
+
+#define SEARCH(name) name##_avx2
+#include "simd/search_x86.inc"
+
 const kernels kernels_avx2 = {
     .name = "avx2",
 #define X(name, args) .name = name##_avx2,

@@ -118,6 +118,26 @@ static void decode_q4_avx512(const uint8_t *sel, const uint8_t *codes, int depth
         }
 }
 
+static void decode_q5_avx512(const uint8_t *sel, const uint8_t *codes, const uint8_t *signs, int depth, const int8_t *table, int8_t *out)
+{
+    const __m512i low = _mm512_set1_epi8(15), zero = _mm512_setzero_si512();
+    for (int b = 0; b < depth / 32; b++, sel += 16, codes += 256, signs += 64, out += 512)
+        for (int row = 0; row < PANEL_ROWS; row += 4) {
+            uint64_t bits[2]; /* the masks as they lie */
+            memcpy(&bits[0], signs + row * 2, sizeof bits[0]);
+            memcpy(&bits[1], signs + 32 + row * 2, sizeof bits[1]);
+            __m512i v = _mm512_loadu_si512(codes + row * 16);
+            __m512i first = _mm512_and_si512(v, low), second = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
+            first = _mm512_shuffle_epi8(row_tables(sel + row, 0, table), first);
+            second = _mm512_shuffle_epi8(row_tables(sel + row, 4, table), second);
+            _mm512_storeu_si512(out + row * 16, _mm512_mask_sub_epi8(first, bits[0], zero, first));
+            _mm512_storeu_si512(out + 256 + row * 16, _mm512_mask_sub_epi8(second, bits[1], zero, second));
+        }
+}
+
+#define SEARCH(name) name##_avx512
+#include "simd/search_x86.inc"
+
 const kernels kernels_avx512 = {
     .name = "avx512",
 #define X(name, args) .name = name##_avx512,

@@ -1,7 +1,7 @@
 /* kernels_scalar.c: what every kernel computes, in plain C.
  *
  * This is the specification: written to be read, and to be more exact than the others where they may differ (sums
- * and functions in double). The kernels that every set must reproduce bit for bit (gemm_i8, decode_q4, quantize_row,
+ * and functions in double). The kernels that every set must reproduce bit for bit (gemm_i8, decode_q4, decode_q5, search_codes, quantize_row,
  * rotate_row, the conversions, add_gated, channel_sums) spell out each rounding. */
 #include "simd/sets.h"
 
@@ -56,6 +56,64 @@ static void decode_q4_scalar(const uint8_t *sel, const uint8_t *codes, int depth
                 out[row * 16 + t] = table[(sel[row] & 15) * 16 + (code & 15)];
                 out[256 + row * 16 + t] = table[(sel[row] >> 4) * 16 + (code >> 4)];
             }
+}
+
+static void decode_q5_scalar(const uint8_t *sel, const uint8_t *codes, const uint8_t *signs, int depth, const int8_t *table,
+                             int8_t *out)
+{
+    decode_q4_scalar(sel, codes, depth, table, out);
+    for (int i = 0; i < depth * PANEL_ROWS; i++) /* one bit a number, in the order of out */
+        if (signs[i / 8] >> i % 8 & 1)
+            out[i] = (int8_t)-out[i];
+}
+
+/* The squares of one group under one table; number and level of each magnitude. */
+static int32_t table_error(const int32_t a[16], const uint8_t *levels, int count, uint8_t code[16], int32_t level[16])
+{
+    int32_t sum = 0;
+    for (int i = 0; i < 16; i++)
+        code[i] = 0;
+    for (int j = 0; j + 1 < count; j++)
+        for (int i = 0; i < 16; i++)
+            code[i] = (uint8_t)(code[i] + (a[i] > (levels[j] + levels[j + 1]) * 128));
+    for (int i = 0; i < 16; i++) {
+        level[i] = levels[code[i]];
+        int32_t off = (a[i] - 256 * level[i]) >> 2;
+        sum += off * off;
+    }
+    return sum;
+}
+
+static void search_codes_scalar(const float *x, int groups, int step, float inverse, const uint8_t *levels, int count,
+                                const uint8_t *first, uint8_t *table, uint8_t *code, int64_t sums[4])
+{
+    for (int g = 0; g < groups; g += step) {
+        int32_t a[16], level[16], most = 0, least = INT32_MAX;
+        uint8_t now[16];
+        for (int i = 0; i < 16; i++) {
+            float v = fabsf(x[g * 16 + i]) * inverse;
+            v = v + 0.5f;
+            a[i] = (int32_t)(v < 32512.0f ? v : 32512.0f);
+            most = a[i] > most ? a[i] : most;
+        }
+        int from = first[most / 256], best = from;
+        for (int t = from; t < from + 7; t++) {
+            int32_t error = table_error(a, levels + t * count, count, now, level);
+            best = error < least ? t : best;
+            least = error < least ? error : least;
+        }
+        sums[0] += least;
+        if (!table)
+            continue;
+        table[g] = (uint8_t)best;
+        table_error(a, levels + best * count, count, code + g * 16, level);
+        for (int i = 0; i < 16; i++) {
+            code[g * 16 + i] = (uint8_t)(code[g * 16 + i] | (signbit(x[g * 16 + i]) ? 128 : 0));
+            sums[1] += (int64_t)a[i] * a[i];
+            sums[2] += a[i] * level[i];
+            sums[3] += level[i] * level[i];
+        }
+    }
 }
 
 static void rotate_row_scalar(const float *x, int depth, int block, float *out)

@@ -347,28 +347,7 @@ static void test_gemm_i8(void)
     one_gemm_i8(9, 70, 32, 7, ANY_WEIGHTS, 0);
 }
 
-static void test_decode_q4(void)
-{
-    static const int depths[] = {32, 64, 96, 128, 320, 1152};
-    for (int i = 0; i < 24; i++) {
-        int depth = PICK(depths);
-        begin_case("depth %d", depth);
-        size_t blocks = (size_t)depth / 32;
-        uint8_t *sel = ARRAY(uint8_t, blocks * 16), *codes = ARRAY(uint8_t, blocks * 256);
-        int8_t *table = ARRAY(int8_t, 256), *out = ARRAY(int8_t, blocks * 512), *want = ARRAY(int8_t, blocks * 512);
-        for (size_t j = 0; j < blocks * 16; j++)
-            sel[j] = (uint8_t)random_bits();
-        for (size_t j = 0; j < blocks * 256; j++)
-            codes[j] = (uint8_t)random_bits();
-        for (int j = 0; j < 256; j++)
-            table[j] = (int8_t)random_bits();
-        seal(sel), seal(codes), seal(table);
-        run.set->decode_q4(sel, codes, depth, table, out);
-        run.scalar->decode_q4(sel, codes, depth, table, want);
-        same_bytes("out", out, want, blocks * 512);
-        end_case();
-    }
-}
+#include "tests/check_codes.inc"
 
 /* ---- activations to int8 ---- */
 
@@ -878,6 +857,7 @@ static void bench_gemm_i8(void)
     static void go_##name(void) { call; } \
     static void bench_##name(void) { TIME(go_##name, BYTES, bytes, __VA_ARGS__); }
 BENCH(decode_q4, run.set->decode_q4((uint8_t *)b.a, (uint8_t *)b.a + 65536, 4096, b.w, b.w + 256), 4096 * 8.5, "depth 4096")
+BENCH(decode_q5, run.set->decode_q5((uint8_t *)b.a, (uint8_t *)b.a + 65536, (uint8_t *)b.a + 131072, 4096, b.w, b.w + 256), 4096 * 10.5, "depth 4096")
 BENCH(f16_to_f32, run.set->f16_to_f32((uint16_t *)(void *)b.a, b.out, 4096), 16384, "n 4096 (bytes out)")
 BENCH(bf16_to_f32, run.set->bf16_to_f32((uint16_t *)(void *)b.a, b.out, 4096), 16384, "n 4096 (bytes out)")
 BENCH(f8e4m3_to_f32, run.set->f8e4m3_to_f32((uint8_t *)b.a, b.out, 4096), 16384, "n 4096 (bytes out)")
@@ -885,6 +865,18 @@ BENCH(layer_norm, run.set->layer_norm(b.x, 1152, 1e-6f, NULL, NULL, b.out), 4608
 BENCH(rms_norm, run.set->rms_norm(b.x, 1152, 1e-6f, b.y, b.out), 4608, "n 1152, gain")
 BENCH(add_gated, run.set->add_gated(b.out, b.y, b.x, 4096), 16384, "n 4096, gate")
 BENCH(channel_sums, run.set->channel_sums(b.x, 64, 320, b.out, b.out + 4096), 64 * 320 * 4.0, "64 pixels, 320 channels")
+
+static void go_search_codes(void)
+{
+    static const uint8_t zeros[256]; /* the time depends on neither levels nor numbers */
+    int64_t sums[4] = {0};
+    run.set->search_codes(b.x, 256, 1, 16000, zeros, b.rows, zeros, NULL, NULL, sums);
+}
+static void bench_search_codes(void)
+{
+    for (b.rows = 8; b.rows <= 16; b.rows += 8)
+        TIME(go_search_codes, BYTES, 4096 * 4.0, "4096 numbers, %d levels", b.rows);
+}
 
 static void go_quantize_row(void) { run.set->quantize_row(b.x, b.depth, b.depth, b.rows, b.out, b.a, b.out + 65536, b.sums); }
 static void go_rotate_row(void) { run.set->rotate_row(b.x, b.depth, b.rows, b.out); }

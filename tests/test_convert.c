@@ -92,6 +92,9 @@ Test(policy, averages_hold_for_narrow_models)
         cr_assert_eq(find(t, n, "vae.out.weight")->type, TYPE_F16);
         cr_assert_eq(find(t, n, "vae.narrow.weight")->type, TYPE_F16);
         cr_assert(find(t, n, "proj_out.weight")->type != TYPE_Q4);
+        cr_assert(policy_choose(TYPE_Q5, NULL, 0, t, n, &st));
+        cr_assert_leq(policy_bits(t, n), 5.5);
+        cr_assert_eq(find(t, n, "block.3.1.weight")->type, TYPE_Q5);
         cr_assert(policy_choose(TYPE_Q8, NULL, 0, t, n, &st));
         cr_assert_leq(policy_bits(t, n), 8.5);
         cr_assert_eq(find(t, n, "block.3.1.weight")->type, TYPE_Q8);
@@ -150,7 +153,7 @@ Test(policy, rules)
     cr_assert_eq(find(t, n, "block.3.9.bias")->type, TYPE_F32); /* among others: no error */
     cr_assert_eq(find(t, n, "block.7.1.weight")->type, TYPE_F16);
     cr_assert_eq(find(t, n, "vae.conv.weight")->type, TYPE_Q4);
-    const char *wrong[] = {"", "=q4", "unet/*", "unet/*=q5", "unet/*=q8_rows", "unet/*=i8"};
+    const char *wrong[] = {"", "=q4", "unet/*", "unet/*=q6", "unet/*=q8_rows", "unet/*=i8"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         st = (status)STATUS_INIT;
         cr_assert_not(policy_rule(wrong[i], &rule[0], &st));
@@ -311,10 +314,10 @@ static uint8_t *converted(const fake_model *f, weight_type type, int threads, ui
 
 Test(convert, bytes_depend_on_neither_threads_nor_memory)
 {
-    const weight_type types[] = {TYPE_Q4, TYPE_Q8, TYPE_F16, TYPE_F32};
+    const weight_type types[] = {TYPE_Q4, TYPE_Q5, TYPE_Q8, TYPE_F16, TYPE_F32};
     fake_model f;
     fake(&f);
-    for (int t = 0; t < 4; t++) {
+    for (int t = 0; t < 5; t++) {
         size_t bytes, again;
         convert_report report;
         uint8_t *first = converted(&f, types[t], 1, 0, &report, &bytes);
@@ -363,8 +366,8 @@ Test(convert, numbers_survive)
     fake_model f;
     fake(&f);
     char *out = temporary("n");
-    const weight_type types[] = {TYPE_Q4, TYPE_BF16};
-    for (int t = 0; t < 2; t++) {
+    const weight_type types[] = {TYPE_Q4, TYPE_Q5, TYPE_BF16};
+    for (int t = 0; t < 3; t++) {
         status st = STATUS_INIT;
         convert_report report;
         convert_component c = {.name = "unet", .plan = &f.plan};

@@ -56,8 +56,8 @@ static bool write_sample(pack_writer *w, int n, status *st)
     pack_tensor t = {.component = s->component, .name = s->name, .type = s->type, .dims = 1, .matrix = s->m, .role = s->role,
                      .rotation = type_of(s->type)->panels ? rotation_block(s->m.depth) : 0};
     t.shape[0] = s->m.rows * s->m.taps * s->m.depth;
-    uint8_t head[Q4_HEAD_BYTES];
-    q4_tables(n % Q4_RANGES, head);
+    uint8_t head[CODE_HEAD_BYTES];
+    code_tables(TYPE_Q4, n % CODE_RANGES, head);
     uint64_t unit = unit_bytes_of(s), step = (uint64_t)type_unit_rows(s->type);
     uint8_t *bytes = mem_alloc(7, unit, "test", st);
     bool ok = bytes && pack_begin(w, &t, head, st);
@@ -203,8 +203,8 @@ Test(pack, round_trip)
         cr_assert(w->type == TYPE_F32 ? isnan(w->error) : fabsf(w->error - 0.0712f) < 1e-6f);
         uint64_t head = type_head_bytes(w->type), at = 0;
         int64_t row = 0;
-        uint8_t tables[Q4_HEAD_BYTES];
-        q4_tables(n % Q4_RANGES, tables);
+        uint8_t tables[CODE_HEAD_BYTES];
+        code_tables(TYPE_Q4, n % CODE_RANGES, tables);
         for (int p = 0; p < w->parts; p++) {
             const weight_part *part = &w->part[p];
             cr_assert_eq(part->first_row, row);

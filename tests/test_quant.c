@@ -35,7 +35,7 @@ static size_t numbers(matrix_shape m) { return (size_t)m.rows * (size_t)m.taps *
 
 typedef struct coded {
     encoding e;
-    uint8_t head[Q4_HEAD_BYTES];
+    uint8_t head[CODE_HEAD_BYTES];
     uint8_t *units;
     uint64_t bytes;
     encode_sum sum;
@@ -115,7 +115,7 @@ Test(types, names_lead_back)
         if (t->safetensors)
             cr_assert_eq(type_by_safetensors(t->safetensors), t);
     }
-    cr_assert_null(type_by_name("q5"));
+    cr_assert_null(type_by_name("q6"));
     cr_assert_null(type_by_safetensors("Q4"));
 }
 
@@ -124,12 +124,14 @@ Test(types, sizes)
     matrix_shape m = {4096, 1, 4096};
     uint64_t bytes;
     cr_assert_eq(type_unit_bytes(TYPE_Q4, &m), 34880);
+    cr_assert_eq(type_unit_bytes(TYPE_Q5, &m), 34880 + 8192);
     cr_assert_eq(type_unit_bytes(TYPE_Q8, &m), 64 + 65536);
     cr_assert_eq(type_unit_bytes(TYPE_Q8_ROWS, &m), 4100);
     cr_assert(type_matrix_bytes(TYPE_Q4, &m, &bytes));
     cr_assert_eq(bytes, 256 + 256 * 34880);
     for (int i = 0; i < SHAPES; i++) {
         cr_assert_eq(type_unit_bytes(TYPE_Q4, &shapes[i]) % 64, 0);
+        cr_assert_eq(type_unit_bytes(TYPE_Q5, &shapes[i]) % 64, 0);
         cr_assert_eq(type_unit_bytes(TYPE_Q8, &shapes[i]) % 64, 0);
     }
 }
@@ -233,6 +235,8 @@ Test(encode, error_figures_of_gaussian_weights)
         cr_assert_eq(round_trip(TYPE_F32, shapes[i], w), 0);
         double f16 = round_trip(TYPE_F16, shapes[i], w), bf16 = round_trip(TYPE_BF16, shapes[i], w);
         double q8 = round_trip(TYPE_Q8, shapes[i], w), rows = round_trip(TYPE_Q8_ROWS, shapes[i], w), q4 = round_trip(TYPE_Q4, shapes[i], w);
+        double q5 = round_trip(TYPE_Q5, shapes[i], w);
+        cr_assert(q5 < (numbers(shapes[i]) < 1000 ? 0.047 : 0.039), "q5 %g of %dx%dx%d", q5, (int)shapes[i].rows, shapes[i].taps, shapes[i].depth);
         cr_assert(f16 < 3e-4 && bf16 < 2.5e-3);
         cr_assert(q8 < 0.01 && rows < 0.01, "q8 %g q8_rows %g", q8, rows);
         cr_assert(q4 < (numbers(shapes[i]) < 1000 ? 0.09 : 0.073), "q4 %g of %dx%dx%d", q4, (int)shapes[i].rows, shapes[i].taps, shapes[i].depth);
@@ -259,20 +263,21 @@ Test(encode, taps_of_different_size)
     float *w = gaussians(numbers(m));
     for (size_t i = 0; i < numbers(m); i++)
         w[i] *= i / 64 % 9 == 4 ? 3 : i / 64 % 2 ? 1 : 0.5f;
-    double q4 = round_trip(TYPE_Q4, m, w);
-    cr_assert(q4 < 0.08, "%g", q4);
+    double q4 = round_trip(TYPE_Q4, m, w), q5 = round_trip(TYPE_Q5, m, w);
+    cr_assert(q4 < 0.08 && q5 < 0.043, "%g %g", q4, q5);
     mem_free(w);
 }
 
-Test(encode, q4_codes_stay_within_63)
+Test(encode, levels_stay_within_63)
 {
-    for (int range = 0; range < Q4_RANGES; range++) {
-        uint8_t head[Q4_HEAD_BYTES];
-        q4_tables(range, head);
-        for (int i = 0; i < Q4_HEAD_BYTES; i++) {
+    for (int range = 0; range < 2 * CODE_RANGES; range++) {
+        uint8_t head[CODE_HEAD_BYTES];
+        bool q5 = range >= CODE_RANGES;
+        code_tables(q5 ? TYPE_Q5 : TYPE_Q4, range % CODE_RANGES, head);
+        for (int i = 0; i < CODE_HEAD_BYTES; i++) {
             cr_assert_leq(abs((int8_t)head[i]), 63);
             if (i % 16)
-                cr_assert_gt((int8_t)head[i], (int8_t)head[i - 1], "tables ascend");
+                cr_assert_geq((int8_t)head[i], (int8_t)head[i - 1] + !q5, "tables ascend"); /* of q5's smallest tables some levels coincide */
         }
     }
 }
@@ -284,8 +289,8 @@ Test(encode, extreme_rows)
     const float factors[16] = {0, 1e-38f, 1e-30f, 1e-20f, 1e-10f, 1, 1e10f, 1e20f, 1e30f, 1e36f};
     for (size_t i = 0; i < numbers(m); i++)
         w[i] *= factors[i / 64];
-    const weight_type types[] = {TYPE_Q4, TYPE_Q8, TYPE_Q8_ROWS, TYPE_BF16};
-    for (int t = 0; t < 4; t++) {
+    const weight_type types[] = {TYPE_Q4, TYPE_Q5, TYPE_Q8, TYPE_Q8_ROWS, TYPE_BF16};
+    for (int t = 0; t < 5; t++) {
         coded c = code(types[t], m, w);
         cr_assert(status_ok(&c.st), "%s", c.st.text);
         float *back = decode(&c);
@@ -304,10 +309,10 @@ Test(encode, extreme_rows)
 Test(encode, what_is_not_finite_is_named)
 {
     matrix_shape m = {40, 1, 64};
-    const weight_type types[] = {TYPE_F32, TYPE_F16, TYPE_BF16, TYPE_Q8, TYPE_Q4, TYPE_Q8_ROWS};
+    const weight_type types[] = {TYPE_F32, TYPE_F16, TYPE_BF16, TYPE_Q8, TYPE_Q5, TYPE_Q4, TYPE_Q8_ROWS};
     const float values[] = {NAN, INFINITY, -INFINITY};
     float *w = gaussians(numbers(m));
-    for (int t = 0; t < 6; t++)
+    for (int t = 0; t < 7; t++)
         for (int v = 0; v < 3; v++) {
             float was = w[37 * 64 + 5];
             w[37 * 64 + 5] = values[v];
@@ -333,8 +338,8 @@ Test(encode, units_are_independent)
 {
     matrix_shape m = {75, 9, 64};
     float *w = gaussians(numbers(m));
-    const weight_type types[] = {TYPE_F16, TYPE_Q8, TYPE_Q4, TYPE_Q8_ROWS};
-    for (int t = 0; t < 4; t++) {
+    const weight_type types[] = {TYPE_F16, TYPE_Q8, TYPE_Q5, TYPE_Q4, TYPE_Q8_ROWS};
+    for (int t = 0; t < 5; t++) {
         coded c = code(types[t], m, w);
         uint8_t *again = mem_alloc(c.bytes, 1, "test", &c.st), *scratch = mem_alloc(encode_scratch_bytes(&c.e), 1, "test", &c.st);
         size_t unit = type_unit_bytes(types[t], &m);
@@ -358,21 +363,21 @@ Test(encode, kernel_sets_agree)
     int n = kernels_all(sets, 16);
     matrix_shape m = {32, 1, 1280};
     float *w = gaussians(numbers(m));
-    coded c = code(TYPE_Q4, m, w);
-    void *scratch = mem_alloc(encode_scratch_bytes(&c.e), 1, "test", &c.st);
-    for (int i = 0; i < n; i++) {
-        uint8_t head[Q4_HEAD_BYTES], *units = mem_alloc(c.bytes, 1, "test", &c.st);
+    for (int i = 0; i < 2 * n; i++) {
+        weight_type type = i < n ? TYPE_Q4 : TYPE_Q5;
+        coded c = code(type, m, w);
+        void *scratch = mem_alloc(encode_scratch_bytes(&c.e), 1, "test", &c.st);
+        uint8_t head[CODE_HEAD_BYTES], *units = mem_alloc(c.bytes, 1, "test", &c.st);
         encode_sum sum = {0, 0};
         encode_trial trial = {{0}};
-        encode_try(&c.e, sets[i], w, 32, scratch, &trial);
+        encode_try(&c.e, sets[i % n], w, 32, scratch, &trial);
         encode_head(&c.e, &trial, head);
-        encode_rows(&c.e, sets[i], head, w, 0, m.rows, scratch, units, &sum, &c.st);
-        cr_assert_arr_eq(head, c.head, Q4_HEAD_BYTES);
-        cr_assert_arr_eq(units, c.units, c.bytes - Q4_HEAD_BYTES, "%s", sets[i]->name);
+        encode_rows(&c.e, sets[i % n], head, w, 0, m.rows, scratch, units, &sum, &c.st);
+        cr_assert_arr_eq(head, c.head, CODE_HEAD_BYTES);
+        cr_assert_arr_eq(units, c.units, c.bytes - CODE_HEAD_BYTES, "%s", sets[i % n]->name);
         mem_free(units);
+        mem_free(scratch);
+        mem_free(c.units);
     }
-    mem_free(scratch);
-    mem_free(c.units);
     mem_free(w);
 }
-

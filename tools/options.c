@@ -50,7 +50,7 @@ static const option_row table[] = {
     {"max-sequence-length", 0, COUNT, GENERATE | ENCODE | PLAN, AT(max_sequence_length), 1, 65536, "N",
      "tokens of the prompt (default: the model's)"},
     {"tokens", 0, COUNT, GENERATE | ENCODE | PLAN, AT(tokens), 1, 65536, "N", "that many arbitrary token ids instead of a prompt"},
-    {"type", 0, CHOICE, QUANTIZE, AT(type), 0, 0, "q4|q8|f16|bf16|f32", "what weights become (default q4)"},
+    {"type", 0, CHOICE, QUANTIZE, AT(type), 0, 0, "q4|q5|q8|f16|bf16|f32", "what weights become (default q4)"},
     {"tensor-type", 0, LIST, QUANTIZE, AT(tensor_type), 0, 0, "GLOB=TYPE", "another type for some tensors; repeatable"},
     {"component", 0, LIST, QUANTIZE, AT(component), 0, 0, "NAME=FILE", "take a part from elsewhere; repeatable"},
     {"random", 0, SEED, QUANTIZE, AT(random_seed), 0, 0, "SEED", "random weights, for configs that have none"},

@@ -51,7 +51,7 @@ struct pack_writer {
     collector *into;         /* of the tensor being written; NULL: a large one, or none */
     bool open;
     int64_t rows_done, part_left; /* rows of the tensor written, rows until the next extent */
-    uint8_t head[Q4_HEAD_BYTES];
+    uint8_t head[CODE_HEAD_BYTES];
 };
 
 size_t pack_writer_bytes(void) { return sizeof(pack_writer) + COLLECTORS * 4 * (size_t)PACK_SMALL + DROP_BYTES; }
