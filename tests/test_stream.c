@@ -11,7 +11,8 @@ enum { USES = 9, FILE_BYTES = 3 << 20 };
 typedef struct memory_file {
     uint8_t *bytes;
     uint64_t size;
-    long reads, fail_at;      /* the fail_at-th read fails; 0: none */
+    _Atomic long reads;
+    long fail_at;             /* the fail_at-th read and all behind it fail; 0: none */
     size_t most;              /* a read returns at most that much; 0: all */
 } memory_file;
 
@@ -49,7 +50,7 @@ static bench *bench_open(uint64_t seed)
     bench *b = mem_alloc(1, sizeof *b, "bench", &st);
     rng *g = mem_alloc(1, sizeof *g, "bench", &st);
     rng_seed(g, seed);
-    b->file = (memory_file){mem_alloc(1, FILE_BYTES, "bench", &st), FILE_BYTES, 0, 0, 0};
+    b->file = (memory_file){.bytes = mem_alloc(1, FILE_BYTES, "bench", &st), .size = FILE_BYTES};
     for (size_t i = 0; i < FILE_BYTES / 4; i++) {
         uint32_t word = rng_word(g) & 0x3fffffff; /* finite as floats */
         memcpy(b->file.bytes + 4 * i, &word, 4);
@@ -129,7 +130,8 @@ Test(stream, every_byte_in_any_memory)
             for (int extra = 0; extra < 4; extra++) {
                 bench *b = bench_open(seed);
                 uint64_t pins[] = {0, 100000, 400000, 1 << 30};
-                residency how = {.ring_bytes = stream_least_ring(&b->p, units[u]) + (extra == 3 ? 1 << 20 : 0), .unit_bytes = units[u], .pin_bytes = pins[extra]};
+                residency how = {.ring_bytes = stream_least_ring(&b->p, units[u]) + (extra == 3 ? 1 << 20 : 0), .unit_bytes = units[u], .pin_bytes = pins[extra],
+                                 .readers = 1 + (int)((seed + u + (uint64_t)extra) % 4)};
                 b->file.most = extra == 1 ? 777 : 0;
                 stream *s = stream_open(&b->p, &b->src, &how, 3, kernels_best(), &b->st);
                 cr_assert(s != NULL, "%s", b->st.text);
@@ -145,7 +147,7 @@ Test(stream, a_failing_read_is_a_sentence)
     for (long n = 1;; n++) {
         bench *b = bench_open(5);
         b->file.fail_at = n;
-        residency how = {.ring_bytes = stream_least_ring(&b->p, 4096), .unit_bytes = 4096};
+        residency how = {.ring_bytes = stream_least_ring(&b->p, 4096), .unit_bytes = 4096, .readers = 1 + (int)(n % 3)};
         stream *s = stream_open(&b->p, &b->src, &how, 1, kernels_best(), &b->st);
         weight_slice slice;
         if (s && stream_begin(s, &b->st))
@@ -184,7 +186,7 @@ Test(stream, nothing_is_left_allocated)
 {
     size_t before = mem_in_use();
     bench *b = bench_open(7);
-    residency how = {.ring_bytes = stream_least_ring(&b->p, 4096), .unit_bytes = 4096, .pin_bytes = 50000};
+    residency how = {.ring_bytes = stream_least_ring(&b->p, 4096), .unit_bytes = 4096, .pin_bytes = 50000, .readers = 3};
     stream *s = stream_open(&b->p, &b->src, &how, 1, kernels_best(), &b->st);
     cr_assert(s != NULL);
     stream_close(s); /* without a pass: the reader is stopped in the middle */

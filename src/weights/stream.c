@@ -7,10 +7,13 @@
 #include "base/mem.h"
 #include "weights/stream_units.h"
 
-enum { ENTRIES = 4096, HEAD_BYTES = 256 };
+enum { ENTRIES = 4096, HEAD_BYTES = 256, MOST_READERS = 4 };
 
-typedef struct entry {        /* a unit that has been read, in the ring or in its pin */
+typedef enum entry_state { BEING_READ, READ, CHECKED } entry_state;
+
+typedef struct entry {        /* a unit that is on its way, in the ring or in its pin */
     int unit;
+    entry_state state;
     uint8_t *data;            /* the unit's first byte */
     size_t start, bytes;      /* its slot in the ring; bytes 0: pinned */
 } entry;
@@ -40,18 +43,19 @@ struct stream {
 
     uint8_t *ring, *pins;
     size_t ring_bytes, pin_bytes, head, tail;
-    entry *fifo;              /* [ENTRIES]: oldest .. oldest + filled; the first `taken` are in use by the consumer */
-    int oldest, filled, taken;
+    entry *fifo;              /* [ENTRIES], in the plan's order: number n stands at n % ENTRIES; oldest .. oldest + filled */
+    uint64_t oldest, to_check;/* the next one whose checksum is due: before it all are CHECKED */
+    int filled, taken;        /* the first `taken` are in use by the consumer */
     int in_ring;              /* entries whose slots lie in the ring */
-    int passes_left;
-    bool quit, finished;
+    int next_unit, next_pass, passes;  /* the readers' place: the next unit that nobody reads yet */
+    bool quit, checking;      /* checking: one reader is at the checksums */
     status error;
-    pthread_t reader;
-    bool reading;
+    pthread_t reader[MOST_READERS];
+    int readers, reading;     /* started; not yet at the end */
     pthread_mutex_t lock;
     pthread_cond_t room, news;
 
-    XXH3_state_t *hash;       /* of the extent that the reader is in */
+    XXH3_state_t *hash;       /* of the extent that the checksums are in */
     int hash_extent;
     uint64_t hash_next;       /* the file offset that it expects next, so that a seek is noticed */
 };
@@ -209,15 +213,17 @@ bool stream_gather(stream *s, int use, const int32_t *rows, int count, float *ou
     return status_ok(st);
 }
 
-/* ---- the reader ---- */
+/* ---- the readers ----
+ *
+ * A disk gives its full rate only when more than one request is under way, so a few threads read: each takes the next unit of the plan and
+ * its place under the lock, reads it without, and says so. Checksums go over an extent's bytes in order: whoever has read hashes all
+ * that has become whole, one thread at a time, and only then is a unit the consumer's. */
 
 /* A contiguous stretch of the ring, or false when there is none yet. */
 static bool place_in_ring(stream *s, size_t bytes, size_t *start)
 {
     if (s->in_ring == 0)
         s->head = s->tail = 0;
-    if (s->filled == ENTRIES)
-        return false;
     if (s->in_ring == 0 || s->tail > s->head) {
         if (s->ring_bytes - s->tail >= bytes)
             *start = s->tail;
@@ -233,7 +239,38 @@ static bool place_in_ring(stream *s, size_t bytes, size_t *start)
     return true;
 }
 
-static bool read_unit(stream *s, const unit *u, uint8_t *slot, uint8_t **data, status *st)
+static entry *entry_at(const stream *s, uint64_t number) { return &s->fifo[number % ENTRIES]; }
+
+/* The units that a pass reads: pinned ones only in the first. False at the end. */
+static bool next_to_read(stream *s)
+{
+    for (; s->next_pass < s->passes; s->next_pass++, s->next_unit = 0)
+        for (; s->next_unit < s->units.count; s->next_unit++)
+            if (!s->units.unit[s->next_unit].pinned || s->next_pass == 0)
+                return true;
+    return false;
+}
+
+/* The next unit and its place, with the lock held; false at the end. */
+static bool reserve(stream *s, uint64_t *number)
+{
+    for (; !s->quit && next_to_read(s); pthread_cond_wait(&s->room, &s->lock)) {
+        const unit *u = &s->units.unit[s->next_unit];
+        size_t bytes = unit_slot_bytes(u), start = 0;
+        if (s->filled == ENTRIES || (!u->pinned && !place_in_ring(s, bytes, &start)))
+            continue;
+        *number = s->oldest + (uint64_t)s->filled++;
+        *entry_at(s, *number) = (entry){s->next_unit++, BEING_READ, NULL, start, u->pinned ? 0 : bytes};
+        if (!u->pinned) {
+            s->in_ring++;
+            s->tail = start + bytes;
+        }
+        return true;
+    }
+    return false;
+}
+
+static bool read_unit(const stream *s, const unit *u, uint8_t *slot, uint8_t **data, status *st)
 {
     io *f = s->source->file[s->plan->use[u->use].weight->file];
     uint64_t begin = u->offset / IO_ALIGN * IO_ALIGN, lead = u->offset - begin;
@@ -244,60 +281,56 @@ static bool read_unit(stream *s, const unit *u, uint8_t *slot, uint8_t **data, s
         return status_set(st, STATUS_BAD_FILE, "%s: ends at %llu, in the middle of tensor %s", io_name(f), (unsigned long long)(begin + got),
                           s->plan->use[u->use].weight->name);
     *data = slot + lead;
-    return hash_unit(s, u, *data, st);
-}
-
-static bool wait_for_room(stream *s, size_t bytes, size_t *start)
-{
-    while (!s->quit && !place_in_ring(s, bytes, start))
-        pthread_cond_wait(&s->room, &s->lock);
-    return !s->quit;
-}
-
-static bool read_one(stream *s, int i, int pass, status *st)
-{
-    unit *u = &s->units.unit[i];
-    if (u->pinned && pass > 0)
-        return true;
-    size_t bytes = unit_slot_bytes(u), start = s->tail;
-    pthread_mutex_lock(&s->lock);
-    bool go = u->pinned ? !s->quit : wait_for_room(s, bytes, &start);
-    while (go && s->filled == ENTRIES) {
-        pthread_cond_wait(&s->room, &s->lock);
-        go = !s->quit;
-    }
-    pthread_mutex_unlock(&s->lock);
-    if (!go)
-        return false;
-    uint8_t *data = NULL;
-    if (!read_unit(s, u, u->pinned ? u->pin : s->ring + start, &data, st))
-        return false;
-    pthread_mutex_lock(&s->lock);
-    s->fifo[(s->oldest + s->filled) % ENTRIES] = (entry){i, data, start, u->pinned ? 0 : bytes};
-    s->filled++;
-    if (!u->pinned) {
-        if (s->in_ring++ == 0)
-            s->head = start; /* what stood before it was given back while it was read */
-        s->tail = start + bytes;
-    }
-    pthread_cond_signal(&s->news);
-    pthread_mutex_unlock(&s->lock);
     return true;
+}
+
+/* All that is whole and next in order; with the lock held, which is let go while hashing. */
+static bool check_in_order(stream *s, status *st)
+{
+    while (!s->checking && s->to_check < s->oldest + (uint64_t)s->filled && entry_at(s, s->to_check)->state == READ) {
+        entry *e = entry_at(s, s->to_check);
+        s->checking = true;
+        pthread_mutex_unlock(&s->lock);
+        bool ok = hash_unit(s, &s->units.unit[e->unit], e->data, st);
+        pthread_mutex_lock(&s->lock);
+        s->checking = false;
+        if (!ok)
+            return false;
+        e->state = CHECKED;
+        s->to_check++;
+        pthread_cond_signal(&s->news);
+    }
+    return true;
+}
+
+static bool read_one(stream *s, uint64_t number, status *st)
+{
+    entry *e = entry_at(s, number);   /* stays where it is until the consumer has had it */
+    const unit *u = &s->units.unit[e->unit];
+    uint8_t *slot = u->pinned ? u->pin : s->ring + e->start, *data = NULL;
+    pthread_mutex_unlock(&s->lock);
+    bool ok = read_unit(s, u, slot, &data, st);
+    pthread_mutex_lock(&s->lock);
+    e->data = data;
+    e->state = ok ? READ : BEING_READ;
+    return ok && check_in_order(s, st);
 }
 
 static void *reader_main(void *arg)
 {
     stream *s = arg;
     status st = STATUS_INIT;
-    int passes = s->passes_left;
-    for (int pass = 0; pass < passes; pass++)
-        for (int i = 0; i < s->units.count; i++)
-            if (!read_one(s, i, pass, &st))
-                goto out;
-out:
+    uint64_t number;
     pthread_mutex_lock(&s->lock);
-    s->error = st;
-    s->finished = true;
+    while (reserve(s, &number) && read_one(s, number, &st))
+        continue;
+    if (!status_ok(&st)) {
+        if (status_ok(&s->error))
+            s->error = st;
+        s->quit = true;
+    }
+    s->reading--;
+    pthread_cond_broadcast(&s->room);
     pthread_cond_signal(&s->news);
     pthread_mutex_unlock(&s->lock);
     return NULL;
@@ -308,19 +341,28 @@ out:
 /* Give the slots of the entries taken so far back to the reader. Called with the lock held. */
 static void release_taken(stream *s)
 {
+    if (s->taken == 0)
+        return;
     for (; s->taken > 0; s->taken--) {
-        s->in_ring -= s->fifo[s->oldest].bytes > 0;
-        s->oldest = (s->oldest + 1) % ENTRIES;
+        s->in_ring -= entry_at(s, s->oldest)->bytes > 0;
+        s->oldest++;
         s->filled--;
     }
-    for (int i = 0; i < s->filled; i++) {
-        const entry *e = &s->fifo[(s->oldest + i) % ENTRIES];
-        if (e->bytes) {
-            s->head = e->start;
+    for (uint64_t n = s->oldest; n < s->oldest + (uint64_t)s->filled; n++)
+        if (entry_at(s, n)->bytes) {
+            s->head = entry_at(s, n)->start;
             break;
         }
-    }
-    pthread_cond_signal(&s->room);
+    pthread_cond_broadcast(&s->room);
+}
+
+/* The next entry is the consumer's, or nothing more will come; with the lock held. */
+static bool wait_for_next(stream *s)
+{
+    uint64_t number = s->oldest + (uint64_t)s->taken;
+    while (number >= s->to_check && status_ok(&s->error) && s->reading > 0)
+        pthread_cond_wait(&s->news, &s->lock);
+    return number < s->to_check;
 }
 
 static void keep_head(stream *s, const unit *u, uint8_t **data)
@@ -341,10 +383,8 @@ static bool take_unit(stream *s, int i, weight_slice *out, status *st)
         pthread_mutex_lock(&s->lock);
         if (!s->in_region)
             release_taken(s);
-        while (s->filled == s->taken && !s->finished)
-            pthread_cond_wait(&s->news, &s->lock);
-        if (s->filled > s->taken)
-            data = s->fifo[(s->oldest + s->taken++) % ENTRIES].data;
+        if (wait_for_next(s))
+            data = entry_at(s, s->oldest + (uint64_t)s->taken++)->data;
         else if (!status_ok(&s->error))
             status_set(st, s->error.code, "%s", s->error.text);
         pthread_mutex_unlock(&s->lock);
@@ -445,7 +485,7 @@ void stream_region_end(stream *s)
 
 /* ---- opening ---- */
 
-static bool start_reader(stream *s, status *st)
+static bool start_readers(stream *s, status *st)
 {
     uint64_t pinned = units_pin(&s->units, s->how.pin_bytes);
     bool all = true;
@@ -466,8 +506,12 @@ static bool start_reader(stream *s, status *st)
             s->units.unit[i].pin = s->pins + at;
             at += unit_slot_bytes(&s->units.unit[i]);
         }
-    s->reading = pthread_create(&s->reader, NULL, reader_main, s) == 0;
-    return s->reading || status_set(st, STATUS_FAILED, "stream: cannot start its reader thread");
+    int want = s->how.readers < 1 ? 1 : s->how.readers > MOST_READERS ? MOST_READERS : s->how.readers;
+    pthread_mutex_lock(&s->lock);
+    while (s->readers < want && pthread_create(&s->reader[s->readers], NULL, reader_main, s) == 0)
+        s->readers++, s->reading++;
+    pthread_mutex_unlock(&s->lock);
+    return s->readers > 0 || status_set(st, STATUS_FAILED, "stream: cannot start its reader thread");
 }
 
 stream *stream_open(const plan *p, const source *src, const residency *how, int passes, const kernels *k, status *st)
@@ -475,7 +519,7 @@ stream *stream_open(const plan *p, const source *src, const residency *how, int 
     stream *s = mem_alloc(1, sizeof *s, "stream", st);
     if (!s)
         return NULL;
-    *s = (stream){.plan = p, .source = src, .k = k, .how = *how, .use = -1, .pass = -1, .passes_left = passes, .hash_extent = -1};
+    *s = (stream){.plan = p, .source = src, .k = k, .how = *how, .use = -1, .pass = -1, .passes = passes, .hash_extent = -1};
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->room, NULL);
     pthread_cond_init(&s->news, NULL);
@@ -491,7 +535,7 @@ stream *stream_open(const plan *p, const source *src, const residency *how, int 
     if (status_ok(st))
         s->vectors = mem_alloc(p->vector_bytes / 4 + (size_t)p->uses * 16 + 16, 4, "vectors", st);
     if (!status_ok(st) || !load_vectors(s, st) || !units_build(&s->units, p, how->mapped ? UINT64_MAX : how->unit_bytes, st) ||
-        (!how->mapped && s->units.count && !start_reader(s, st))) {
+        (!how->mapped && s->units.count && !start_readers(s, st))) {
         stream_close(s);
         return NULL;
     }
@@ -502,13 +546,14 @@ void stream_close(stream *s)
 {
     if (!s)
         return;
-    if (s->reading) {
+    if (s->readers) {
         pthread_mutex_lock(&s->lock);
         s->quit = true;
         pthread_cond_broadcast(&s->room);
         pthread_mutex_unlock(&s->lock);
-        pthread_join(s->reader, NULL);
     }
+    for (int i = 0; i < s->readers; i++)
+        pthread_join(s->reader[i], NULL);
     mem_unmap(s->ring, s->ring_bytes);
     mem_unmap(s->pins, s->pin_bytes);
     units_free(&s->units);

@@ -1,6 +1,6 @@
 /* stream.h: hands a plan's weights to the ops, in order, ahead of time, in no more memory than it was given.
  *
- * Three ways, one face: mapped (no budget: slices of the mapped file), ring (a reader thread fills a ring of units by
+ * Three ways, one face: mapped (no budget: slices of the mapped file), ring (reader threads fill a ring of units by
  * direct reads) and pinned units (read once, kept) mixed into the ring's order. */
 #ifndef PENSTOCK_STREAM_H
 #define PENSTOCK_STREAM_H
@@ -15,6 +15,7 @@ typedef struct residency {
     uint64_t ring_bytes;  /* weights in flight; at least residency_least_ring */
     uint64_t unit_bytes;  /* a unit is read and handed over at once: whole panels up to this size, at least one */
     uint64_t pin_bytes;   /* units that are kept from pass to pass */
+    int readers;          /* threads that read, 1 to 4; 0 counts as 1 */
 } residency;
 
 typedef struct weight_slice { /* whole units of one tensor */
