@@ -36,6 +36,14 @@ static bool runs_avx512(void)
 }
 #endif
 
+#ifdef HAVE_AVX512BF16
+static bool runs_avx512bf16(void)
+{
+    unsigned a, b, c, d; /* by hand, as above */
+    return runs_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
+}
+#endif
+
 #if defined(HAVE_DOTPROD) || defined(HAVE_I8MM)
 /* One bit of the auxiliary vector (Linux), or the system control that says the same (macOS). */
 static bool arm_has(unsigned long type, unsigned long bit, const char *control)
@@ -85,6 +93,11 @@ static const struct set {
     {"avx512", &kernels_avx512, runs_avx512},
 #else
     {"avx512", NULL, NULL},
+#endif
+#ifdef HAVE_AVX512BF16
+    {"avx512bf16", &kernels_avx512bf16, runs_avx512bf16},
+#else
+    {"avx512bf16", NULL, NULL},
 #endif
 #ifdef HAVE_NEON
     {"neon", &kernels_neon, runs_always},

@@ -20,7 +20,8 @@ enum {
 typedef enum activation { ACT_NONE, ACT_RELU, ACT_SILU, ACT_GELU_TANH, ACT_GELU_ERF, ACT_QUICK_GELU } activation;
 
 typedef struct kernels {
-    const char *name; /* "avx2" */
+    const char *name;      /* "avx2" */
+    int attention_element; /* bytes that attention_pack takes for a number where it need not be exact: 4 or 2 */
 #define X(name, args) void(*name) args;
 #include "simd/kernels.def"
 #undef X
@@ -30,6 +31,13 @@ typedef struct kernels {
 static inline size_t attention_scratch_floats(int v_dim)
 {
     return (size_t)QUERY_TILE * KEY_TILE + (size_t)QUERY_TILE * (size_t)v_dim + 4 * QUERY_TILE + 64;
+}
+
+/* Bytes of a tile of attention_pack; k NULL: an exact one. */
+static inline size_t attention_tile_bytes(const kernels *k, int qk_dim, int v_dim)
+{
+    size_t even = ((size_t)qk_dim + 1) / 2 * 2; /* bfloat16 comes in pairs */
+    return k && k->attention_element == 2 ? KEY_TILE * (even + (size_t)v_dim) * 2 : KEY_TILE * ((size_t)qk_dim + (size_t)v_dim) * 4;
 }
 
 /* The best set this processor runs; never NULL (scalar is always there). */

@@ -220,6 +220,7 @@ static void decode_q5_avx2(const uint8_t *sel, const uint8_t *codes, const uint8
 
 const kernels kernels_avx2 = {
     .name = "avx2",
+    .attention_element = 4,
 #define X(name, args) .name = name##_avx2,
 #include "simd/kernels.def"
 #undef X

@@ -6,7 +6,7 @@
 
 #include "simd/vec_avx512.h"
 
-#define KERNEL static
+#define KERNEL /* the BF16 set borrows these */
 #include "simd/float_kernels.inc"
 
 /* dpbusd multiplies unsigned by signed bytes: the weights enter as w + 128 and 128 times the sum of the activations is
@@ -81,8 +81,8 @@ static __attribute__((noinline)) void i8_tile_4(const i8_job *g, int t) { i8_til
 static __attribute__((noinline)) void i8_tile_2(const i8_job *g, int t) { i8_tile(2, g, t); }
 static __attribute__((noinline)) void i8_tile_1(const i8_job *g, int t) { i8_tile(1, g, t); }
 
-static void gemm_i8_avx512(const int8_t *const *a, const float *a_scale, const int32_t *a_sum, int tokens, int segments,
-                           int depth, const int8_t *w, const float *row_scale, int rows, float *out, size_t out_stride)
+void gemm_i8_avx512(const int8_t *const *a, const float *a_scale, const int32_t *a_sum, int tokens, int segments,
+                    int depth, const int8_t *w, const float *row_scale, int rows, float *out, size_t out_stride)
 {
     const i8_job g = {a, a_scale, a_sum, tokens, segments, depth, w, row_scale, rows, out, out_stride};
     int t = 0;
@@ -106,7 +106,7 @@ ALWAYS __m512i row_tables(const uint8_t *sel, int shift, const int8_t *table)
     return _mm512_inserti64x4(_mm512_castsi256_si512(lo), hi, 1);
 }
 
-static void decode_q4_avx512(const uint8_t *sel, const uint8_t *codes, int depth, const int8_t *table, int8_t *out)
+void decode_q4_avx512(const uint8_t *sel, const uint8_t *codes, int depth, const int8_t *table, int8_t *out)
 {
     const __m512i low = _mm512_set1_epi8(15);
     for (int b = 0; b < depth / 32; b++, sel += 16, codes += 256, out += 512)
@@ -118,7 +118,7 @@ static void decode_q4_avx512(const uint8_t *sel, const uint8_t *codes, int depth
         }
 }
 
-static void decode_q5_avx512(const uint8_t *sel, const uint8_t *codes, const uint8_t *signs, int depth, const int8_t *table, int8_t *out)
+void decode_q5_avx512(const uint8_t *sel, const uint8_t *codes, const uint8_t *signs, int depth, const int8_t *table, int8_t *out)
 {
     const __m512i low = _mm512_set1_epi8(15), zero = _mm512_setzero_si512();
     for (int b = 0; b < depth / 32; b++, sel += 16, codes += 256, signs += 64, out += 512)
@@ -140,6 +140,7 @@ static void decode_q5_avx512(const uint8_t *sel, const uint8_t *codes, const uin
 
 const kernels kernels_avx512 = {
     .name = "avx512",
+    .attention_element = 4,
 #define X(name, args) .name = name##_avx512,
 #include "simd/kernels.def"
 #undef X

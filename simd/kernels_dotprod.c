@@ -19,6 +19,7 @@ static inline int32x4_t multiply_dotprod(int32x4_t c, int8x16_t w, int8x16_t a)
 #define gemm_i8_neon gemm_i8_dotprod
 const kernels kernels_dotprod = {
     .name = "dotprod",
+    .attention_element = 4,
 #define X(name, args) .name = name##_neon,
 #include "simd/kernels.def"
 #undef X

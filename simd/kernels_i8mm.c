@@ -129,6 +129,7 @@ static void gemm_i8_i8mm(const int8_t *const *a, const float *a_scale, const int
 #define gemm_i8_neon gemm_i8_i8mm
 const kernels kernels_i8mm = {
     .name = "i8mm",
+    .attention_element = 4,
 #define X(name, args) .name = name##_neon,
 #include "simd/kernels.def"
 #undef X

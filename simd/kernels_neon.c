@@ -60,6 +60,7 @@ void decode_q5_neon(const uint8_t *sel, const uint8_t *codes, const uint8_t *sig
 
 const kernels kernels_neon = {
     .name = "neon",
+    .attention_element = 4,
 #define X(name, args) .name = name##_neon,
 #include "simd/kernels.def"
 #undef X

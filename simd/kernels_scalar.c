@@ -210,19 +210,19 @@ static void f8e4m3_to_f32_scalar(const uint8_t *x, float *out, size_t n)
     }
 }
 
-/* One query: out = acc / sum after all tiles. acc: v_dim floats, p: KEY_TILE floats. */
-static void attend(const float *q, const float *k, size_t k_stride, const float *v, size_t v_stride, int nk, int qk_dim,
-                   int v_dim, float scale, const float *bias, float *out, float *acc, float *p)
+/* One query: out = acc / sum after all tiles, which are `..._step` apart. acc: v_dim floats, p: KEY_TILE floats. */
+static void attend(const float *q, const float *k, size_t k_stride, size_t k_step, const float *v, size_t v_stride, size_t v_step, int nk,
+                   int qk_dim, int v_dim, float scale, const float *bias, float *out, float *acc, float *p)
 {
     float most = -INFINITY;
     double sum = 0;
     for (int j = 0; j < v_dim; j++)
         acc[j] = 0;
-    for (int start = 0; start < nk; start += KEY_TILE) {
+    for (int start = 0; start < nk; start += KEY_TILE, k += k_step, v += v_step) {
         int keys = nk - start < KEY_TILE ? nk - start : KEY_TILE;
         float before = most;
         for (int i = 0; i < keys; i++) {
-            const float *key = k + (size_t)(start + i) * k_stride;
+            const float *key = k + (size_t)i * k_stride;
             double dot = 0;
             for (int d = 0; d < qk_dim; d++)
                 dot += (double)q[d] * (double)key[d];
@@ -238,7 +238,7 @@ static void attend(const float *q, const float *k, size_t k_stride, const float 
             float e = expf(p[i] - top);
             sum += (double)e;
             for (int j = 0; j < v_dim; j++)
-                acc[j] += e * v[(size_t)(start + i) * v_stride + (size_t)j];
+                acc[j] += e * v[(size_t)i * v_stride + (size_t)j];
         }
     }
     for (int j = 0; j < v_dim; j++)
@@ -250,7 +250,33 @@ static void attention_scalar(const float *q, size_t q_stride, int nq, const floa
                              size_t bias_stride, float *out, size_t out_stride, float *scratch)
 {
     for (int i = 0; i < nq; i++)
-        attend(q + (size_t)i * q_stride, k, k_stride, v, v_stride, nk, qk_dim, v_dim, scale,
+        attend(q + (size_t)i * q_stride, k, k_stride, k_stride * KEY_TILE, v, v_stride, v_stride * KEY_TILE, nk, qk_dim, v_dim, scale,
+               bias ? bias + (size_t)i * bias_stride : NULL, out + (size_t)i * out_stride, scratch + KEY_TILE, scratch);
+}
+
+static void attention_pack_scalar(const float *k, size_t k_stride, const float *v, size_t v_stride, int keys, int qk_dim, int v_dim,
+                                  bool exact, void *packed)
+{
+    float *to = packed;
+    (void)exact;
+    for (int i = 0; i < keys; i++)
+        for (int d = 0; d < qk_dim; d++)
+            to[(size_t)i * (size_t)qk_dim + (size_t)d] = k[(size_t)i * k_stride + (size_t)d];
+    to += (size_t)KEY_TILE * (size_t)qk_dim;
+    for (int i = 0; i < keys; i++)
+        for (int d = 0; d < v_dim; d++)
+            to[(size_t)i * (size_t)v_dim + (size_t)d] = v[(size_t)i * v_stride + (size_t)d];
+}
+
+static void attention_packed_scalar(const float *q, size_t q_stride, int nq, const void *packed, int nk, int qk_dim, int v_dim,
+                                    float scale, const float *bias, size_t bias_stride, bool exact, float *out, size_t out_stride,
+                                    float *scratch)
+{
+    size_t tile = attention_tile_bytes(NULL, qk_dim, v_dim) / sizeof(float);
+    const float *k = packed, *v = k + (size_t)KEY_TILE * (size_t)qk_dim;
+    (void)exact;
+    for (int i = 0; i < nq; i++)
+        attend(q + (size_t)i * q_stride, k, (size_t)qk_dim, tile, v, (size_t)v_dim, tile, nk, qk_dim, v_dim, scale,
                bias ? bias + (size_t)i * bias_stride : NULL, out + (size_t)i * out_stride, scratch + KEY_TILE, scratch);
 }
 
@@ -336,6 +362,7 @@ static void channel_sums_scalar(const float *x, size_t pixels, int channels, flo
 
 const kernels kernels_scalar = {
     .name = "scalar",
+    .attention_element = 4,
 #define X(name, args) .name = name##_scalar,
 #include "simd/kernels.def"
 #undef X

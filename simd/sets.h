@@ -13,6 +13,13 @@ extern const kernels kernels_avx2;
 #endif
 #ifdef HAVE_AVX512
 extern const kernels kernels_avx512;
+/* The set with BF16 differs in attention alone and takes the rest from here. */
+#define X(name, args) void name##_avx512 args;
+#include "simd/kernels.def"
+#undef X
+#endif
+#ifdef HAVE_AVX512BF16
+extern const kernels kernels_avx512bf16;
 #endif
 #ifdef HAVE_NEON
 extern const kernels kernels_neon;

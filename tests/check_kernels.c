@@ -516,6 +516,123 @@ static void one_attention(int nq, int nk, int qk, int vd, masks mask)
     end_case();
 }
 
+/* All tiles of keys of c, packed; sealed. */
+static void *pack(const kernels *set, const attention_case *c, bool exact)
+{
+    size_t tile = attention_tile_bytes(exact ? NULL : set, c->qk, c->vd), tiles = (size_t)(c->nk + KEY_TILE - 1) / KEY_TILE;
+    char *packed = guarded(tile * tiles, true); /* 64-byte aligned */
+    for (int i = 0; i < c->nk; i += KEY_TILE)
+        set->attention_pack(c->k + (size_t)i * c->k_stride, c->k_stride, c->v + (size_t)i * c->v_stride, c->v_stride,
+                            c->nk - i < KEY_TILE ? c->nk - i : KEY_TILE, c->qk, c->vd, exact, packed + (size_t)(i / KEY_TILE) * tile);
+    seal(packed);
+    return packed;
+}
+
+static void attend_packed(const kernels *set, const attention_case *c, const void *packed, bool exact, int first, int nq, float *out)
+{
+    set->attention_packed(c->q + (size_t)first * c->q_stride, c->q_stride, nq, packed, c->nk, c->qk, c->vd, c->scale,
+                          c->bias ? c->bias + (size_t)first * c->bias_stride : NULL, c->bias_stride, exact,
+                          out + (size_t)first * c->out_stride, c->out_stride, c->scratch);
+}
+
+/* What kernels.def allows a set that rounds to bfloat16, for query i. */
+static double reduced_bound(const attention_case *c, int i)
+{
+    double most = 0, largest = 0;
+    for (int j = 0; j < c->nk; j++) {
+        double sum = 0;
+        for (int d = 0; d < c->qk; d++)
+            sum += fabs((double)c->q[(size_t)i * c->q_stride + (size_t)d] * (double)c->k[(size_t)j * c->k_stride + (size_t)d]);
+        most = fmax(most, sum);
+        for (int d = 0; d < c->vd; d++)
+            largest = fmax(largest, fabs((double)c->v[(size_t)j * c->v_stride + (size_t)d]));
+    }
+    return largest * (0x1p-7 * most * (double)c->scale + 0x1p-6);
+}
+
+static bool same_rows(const float *a, const float *b, int lines, int width, size_t stride)
+{
+    for (int i = 0; i < lines; i++)
+        for (int j = 0; j < width; j++)
+            if (!same_float(a[(size_t)i * stride + (size_t)j], b[(size_t)i * stride + (size_t)j]))
+                return false;
+    return true;
+}
+
+static void one_attention_packed(int nq, int nk, int qk, int vd, masks mask)
+{
+    begin_case("packed, %d queries, %d keys, %d and %d wide, %s", nq, nk, qk, vd, mask_names[mask]);
+    attention_case c = make_attention(nq, nk, qk, vd, mask);
+    size_t n = span(nq, c.out_stride, vd);
+    float *out = ARRAY(float, n), *want = ARRAY(float, n), *alone = ARRAY(float, n);
+    double *bounds = ARRAY(double, nq * vd);
+    attend(run.set, &c, 0, nq, want);
+    attend_packed(run.set, &c, pack(run.set, &c, true), true, 0, nq, out);
+    verdict(same_rows(out, want, nq, vd, c.out_stride), "exact, but differs from the kernel that does not pack");
+    void *packed = pack(run.set, &c, false);
+    attend(run.scalar, &c, 0, nq, want);
+    attend_packed(run.set, &c, packed, false, 0, nq, out);
+    for (int i = 0, step; i < nq; i += step) {
+        step = random_int(1, nq - i);
+        attend_packed(run.set, &c, packed, false, i, step, alone);
+    }
+    for (int i = 0; i < nq * vd; i++)
+        bounds[i] = i % vd ? bounds[i - 1] : reduced_bound(&c, i / vd);
+    near_matrix(out, want, nq, vd, c.out_stride, bounds, 0);
+    verdict(same_rows(out, alone, nq, vd, c.out_stride), "a query alone differs from the same among others");
+    verdict(gaps_untouched(out, nq, vd, c.out_stride), "wrote between the rows of out");
+    end_case();
+}
+
+/* The error that rounding makes of ordinary numbers, far below the bound for the worst. */
+static void typical_error(int nk, int width)
+{
+    begin_case("packed, 16 queries, %d keys, %d wide, root mean square", nk, width);
+    attention_case c = make_attention(16, nk, width, width, NO_BIAS);
+    size_t n = span(16, c.out_stride, width);
+    float *out = ARRAY(float, n), *want = ARRAY(float, n);
+    double error = 0, size = 0;
+    attend_packed(run.set, &c, pack(run.set, &c, false), false, 0, 16, out);
+    attend(run.scalar, &c, 0, 16, want);
+    for (size_t i = 0; i < n; i++)
+        if (i % c.out_stride < (size_t)width) {
+            error += ((double)out[i] - (double)want[i]) * ((double)out[i] - (double)want[i]);
+            size += (double)want[i] * (double)want[i];
+        }
+    verdict(error <= size * 5e-3 * 5e-3, "relative error %.5f, not below 0.005", sqrt(error / size));
+    end_case();
+}
+
+static void test_attention_packed(void)
+{
+    static const int widths[] = {1, 2, 3, 5, 8, 16, 31, 40, 64, 72, 77}, keys[] = {1, 2, 3, 13, 63, 64, 65, 77, 128, 130, 200};
+    for (int nq = 1; nq <= QUERY_TILE; nq++)
+        for (int i = 0; i < MASKS; i++)
+            one_attention_packed(nq, PICK(keys), PICK(widths), PICK(widths), (masks)i);
+    one_attention_packed(16, 300, 64, 64, CAUSAL);
+    one_attention_packed(7, 70, 513, 129, NO_BIAS);
+    one_attention_packed(2, 66, 1030, 3, BIAS);
+    typical_error(4096, 40);
+    typical_error(300, 72);
+    typical_error(1024, 512);
+}
+
+/* With the test above: nothing outside of a tile is read or written, and what is there is used. */
+static void test_attention_pack(void)
+{
+    for (int keys = 1; keys <= KEY_TILE; keys += random_int(1, 5)) {
+        begin_case("%d keys", keys);
+        attention_case c = make_attention(1, keys, random_int(1, 90), random_int(1, 90), NO_BIAS);
+        char *got = pack(run.set, &c, true), *want = pack(run.scalar, &c, true);
+        same_bytes("keys", got, want, (size_t)keys * (size_t)c.qk * 4);
+        size_t v = (size_t)KEY_TILE * (size_t)c.qk * 4;
+        same_bytes("values", got + v, want + v, (size_t)keys * (size_t)c.vd * 4);
+        pack(run.set, &c, false);
+        verdict(true, "no page beside the tile was touched");
+        end_case();
+    }
+}
+
 static void test_attention(void)
 {
     static const int widths[] = {1, 2, 3, 5, 8, 16, 31, 40, 64, 72, 77}, keys[] = {1, 2, 3, 13, 63, 64, 65, 77, 128, 130, 200};
@@ -730,6 +847,7 @@ static const peak *find_peak(enum work kind)
 #if defined(__x86_64__)
         {"avx2", "fma", F32, peak_fma_ymm, 12 * 16},   {"avx2", "maddubs", I8, peak_maddubs, 12 * 64},
         {"avx512", "fma", F32, peak_fma_zmm, 12 * 32}, {"avx512", "dpbusd", I8, peak_dpbusd, 12 * 128},
+        {"avx512bf16", "fma", F32, peak_fma_zmm, 12 * 32}, {"avx512bf16", "dpbusd", I8, peak_dpbusd, 12 * 128},
 #elif defined(__aarch64__)
         {"neon", "fmla", F32, peak_fmla, 12 * 8},      {"neon", "smull", I8, peak_smull, 12 * 32},
         {"dotprod", "fmla", F32, peak_fmla, 12 * 8},   {"dotprod", "sdot", I8, peak_sdot, 12 * 32},
@@ -907,6 +1025,37 @@ static void bench_attention(void)
               b.width, b.stride);
     }
 }
+
+/* One head as the op runs it: packed, then all tiles of queries. b.rows: queries in all. */
+static void go_attention_packed(void)
+{
+    size_t tile = attention_tile_bytes(b.act ? NULL : run.set, b.width, b.width);
+    char *packed = (char *)b.a;
+    for (int i = 0; i < b.nk; i += KEY_TILE)
+        run.set->attention_pack(b.x + (size_t)i * b.stride, b.stride, b.y + (size_t)i * b.stride, b.stride,
+                                b.nk - i < KEY_TILE ? b.nk - i : KEY_TILE, b.width, b.width, b.act, packed + (size_t)(i / KEY_TILE) * tile);
+    for (int i = 0; i < b.rows; i += QUERY_TILE)
+        run.set->attention_packed(b.x + (size_t)i * b.stride, b.stride, QUERY_TILE, packed, b.nk, b.width, b.width, 0.2f, NULL, 0, b.act,
+                                  b.out + 65536 + (size_t)i * b.stride, b.stride, b.out);
+}
+
+static void bench_attention_packed(void)
+{
+    static const int shapes[][4] = {{4096, 4096, 40, 320}, {4096, 4096, 64, 512}, {1024, 300, 72, 1152}, {1024, 300, 64, 512}, {1024, 1024, 80, 640},
+                                    {1024, 1024, 72, 1152}, {80, 77, 64, 4096}, {1024, 1024, 512, 512}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (int exact = 1; exact >= (run.set->attention_element == 4 ? 1 : 0); exact--) {
+            b.rows = shapes[i][0], b.nk = shapes[i][1], b.width = shapes[i][2], b.stride = (size_t)shapes[i][3], b.act = exact ? ACT_RELU : ACT_NONE;
+            TIME(go_attention_packed, F32, 4.0 * b.rows * b.nk * b.width, "%d x %d, heads of %d, stride %zu%s", b.rows, b.nk, b.width,
+                  b.stride, exact ? "" : ", bf16");
+        }
+}
+
+static void go_attention_pack(void)
+{
+    run.set->attention_pack(b.x, 1152, b.y, 1152, KEY_TILE, 72, 72, false, b.out);
+}
+static void bench_attention_pack(void) { TIME(go_attention_pack, BYTES, KEY_TILE * 144 * 4.0, "%d keys, 72 wide of 1152", KEY_TILE); }
 
 static void go_activate(void) { run.set->activate(b.act, b.x, b.out, 4096); }
 static void go_scale_shift_act(void) { run.set->scale_shift_act(b.x, b.y, b.y + 4096, b.act, b.out, 4096); }

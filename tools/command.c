@@ -48,7 +48,7 @@ static bool known_kernels(const char *name, status *st)
         return true;
     if (known)
         return status_set(st, STATUS_USAGE, "--cpu: this processor has no %s", name);
-    const char *all[] = {"scalar", "avx2", "avxvnni", "avx512", "neon", "dotprod", "i8mm", NULL};
+    const char *all[] = {"scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "neon", "dotprod", "i8mm", NULL};
     const char *near = nearest(name, all);
     return status_set(st, STATUS_USAGE, "--cpu: no kernels are named %s here%s%s%s", name, near ? "; did you mean " : "",
                       near ? near : "", near ? "?" : "");

@@ -59,7 +59,7 @@ static const option_row table[] = {
      "hard ceiling on memory: 256M, 1.5G, 60%, =-1G (of what is available)"},
     {"scratch", 0, TEXT, GENERATE | DECODE | PLAN, AT(scratch), 0, 0, "DIR", "for maps that do not fit (default: the XDG cache)"},
     {"threads", 't', COUNT, RUNS | QUANTIZE | PLAN | BENCH, AT(threads), 1, 1024, "N", "default: all cores"},
-    {"cpu", 0, TEXT, RUNS | PLAN | BENCH, AT(kernels), 0, 0, "NAME", "scalar avx2 avxvnni avx512 neon dotprod i8mm (default: the best)"},
+    {"cpu", 0, TEXT, RUNS | PLAN | BENCH, AT(kernels), 0, 0, "NAME", "scalar avx2 avxvnni avx512 avx512bf16 neon dotprod i8mm (default: the best)"},
     {"precision", 0, CHOICE, RUNS | PLAN, AT(precision), 0, 0, "auto|f32", "f32: every operation in 32-bit float"},
     {"trace", 0, TEXT, GENERATE, AT(trace), 0, 0, "FILE", "store text embeddings, latents and image as safetensors"},
     {"save-latents", 0, TEXT, GENERATE, AT(save_latents), 0, 0, "FILE", "store the last latents, for decode"},

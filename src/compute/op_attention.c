@@ -1,9 +1,12 @@
-/* Attention one head and one tile of queries at a time, keys in tiles with a running maximum: no score matrix. */
+/* Attention one head and one tile of queries at a time, keys in tiles with a running maximum: no score matrix. Keys and values of a
+ * head are packed first and then serve all its queries: where they lie in rows of all heads, each touches a page for a few numbers. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "compute/ops.h"
+
+enum { PACKED_MOST = 2 << 20 }; /* heads are packed together up to that, and one at least: threads wait for each other twice a group */
 
 typedef struct attention_job {
     const run *r;
@@ -13,8 +16,11 @@ typedef struct attention_job {
     const segments *qs, *ks;
     tensor bias;
     bool causal;
-    const int64_t *first_task; /* [segments + 1]: tiles of queries, by segment */
-    char *scratch;
+    bool exact;                     /* f32 throughout */
+    int64_t query_tiles, key_tiles; /* of the longest segment */
+    int64_t first_pair, pairs;      /* the group at hand; pair = segment * heads + head */
+    int64_t tile_bytes;             /* of packed keys and values; 0: they are used where they lie */
+    char *packed, *scratch;
     int64_t scratch_bytes;
 } attention_job;
 
@@ -36,7 +42,7 @@ static int64_t longest_segment(tensor t, const segments *s)
     return most;
 }
 
-static int64_t tiles(int64_t rows) { return (rows + QUERY_TILE - 1) / QUERY_TILE; }
+static int64_t tiles(int64_t rows, int size) { return (rows + size - 1) / size; }
 
 /* The bias of a tile, written out from the distances. */
 static const float *tile_bias(const attention_job *j, int head, int64_t q0, int nq, int64_t nk, float *out)
@@ -62,27 +68,61 @@ static const float *bias_of_tile(const attention_job *j, int head, int64_t t0, i
     return j->causal ? causal_bias(t0, nq, nk, out) : j->bias.place >= 0 ? tile_bias(j, head, t0, nq, nk, out) : NULL;
 }
 
+/* The keys of a pair: its first row and how many. A slab of queries belongs to batch item first_batch of the keys. */
+static void key_rows(const attention_job *j, int64_t pair, int64_t *first, int64_t *rows)
+{
+    segment_rows(j->k, j->ks, (int)(pair / j->heads) + j->q.first_batch, first, rows);
+}
+
+static const float *head_of(const attention_job *j, tensor t, int64_t row, int64_t pair)
+{
+    return tensor_data(j->r, t) + row * t.channels + pair % j->heads * (t.channels / j->heads);
+}
+
+static char *packed_of(const attention_job *j, int64_t pair)
+{
+    return j->packed + (pair - j->first_pair) * j->key_tiles * j->tile_bytes;
+}
+
+/* One tile of keys and values. */
+static void pack_task(void *ctx, int64_t task, int worker)
+{
+    const attention_job *j = ctx;
+    int64_t pair = j->first_pair + task / j->key_tiles, tile = task % j->key_tiles, first, rows;
+    (void)worker;
+    key_rows(j, pair, &first, &rows);
+    int64_t at = tile * KEY_TILE;
+    if (at < rows)
+        j->r->k->attention_pack(head_of(j, j->k, first + at, pair), (size_t)j->k.channels, head_of(j, j->v, first + at, pair),
+                                (size_t)j->v.channels, rows - at < KEY_TILE ? (int)(rows - at) : KEY_TILE, j->k.channels / j->heads,
+                                j->v.channels / j->heads, j->exact, packed_of(j, pair) + tile * j->tile_bytes);
+}
+
+/* One tile of queries. */
 static void attention_task(void *ctx, int64_t task, int worker)
 {
     const attention_job *j = ctx;
-    int64_t head = task % j->heads, tile = task / j->heads, q_first, q_rows, k_first, k_rows;
-    int segment = 0;
-    while (tile >= j->first_task[segment + 1])
-        segment++;
-    segment_rows(j->q, j->qs, segment, &q_first, &q_rows);
-    /* a slab of queries belongs to batch item first_batch of the keys */
-    segment_rows(j->k, j->ks, segment + j->q.first_batch, &k_first, &k_rows);
-    int64_t t0 = (tile - j->first_task[segment]) * QUERY_TILE;
+    const kernels *kernel = j->r->k;
+    int64_t pair = j->first_pair + task / j->query_tiles, t0 = task % j->query_tiles * QUERY_TILE, q_first, q_rows, k_first, k_rows;
+    segment_rows(j->q, j->qs, (int)(pair / j->heads), &q_first, &q_rows);
+    key_rows(j, pair, &k_first, &k_rows);
+    if (t0 >= q_rows)
+        return;
     int nq = q_rows - t0 < QUERY_TILE ? (int)(q_rows - t0) : QUERY_TILE;
     if (j->causal)
         k_rows = t0 + nq;
     int qd = j->q.channels / j->heads, vd = j->v.channels / j->heads;
     float *scratch = (float *)(void *)(j->scratch + worker * j->scratch_bytes);
-    const float *bias = bias_of_tile(j, (int)head, t0, nq, k_rows, scratch + attention_scratch_floats(vd));
-    j->r->k->attention(tensor_data(j->r, j->q) + (q_first + t0) * j->q.channels + head * qd, (size_t)j->q.channels, nq,
-                       tensor_data(j->r, j->k) + k_first * j->k.channels + head * qd, (size_t)j->k.channels,
-                       tensor_data(j->r, j->v) + k_first * j->v.channels + head * vd, (size_t)j->v.channels, (int)k_rows, qd, vd, j->scale, bias,
-                       (size_t)k_rows, tensor_data(j->r, j->y) + (q_first + t0) * j->y.channels + head * vd, (size_t)j->y.channels, scratch);
+    const float *bias = bias_of_tile(j, (int)(pair % j->heads), t0, nq, k_rows, scratch + attention_scratch_floats(vd));
+    const float *q = head_of(j, j->q, q_first + t0, pair);
+    float *out = tensor_data(j->r, j->y) + (q_first + t0) * j->y.channels + pair % j->heads * vd;
+    if (j->tile_bytes)
+        kernel->attention_packed(q, (size_t)j->q.channels, nq, packed_of(j, pair), (int)k_rows, qd, vd, j->scale, bias, (size_t)k_rows,
+                                 j->exact, out, (size_t)j->y.channels, scratch);
+    else
+        kernel->attention(q, (size_t)j->q.channels, nq, head_of(j, j->k, k_first, pair), (size_t)j->k.channels,
+                          head_of(j, j->v, k_first, pair), (size_t)j->v.channels, (int)k_rows, qd, vd, j->scale, bias, (size_t)k_rows, out,
+                          (size_t)j->y.channels, scratch);
 }
 
 static double attention_operations(const attention_job *j)
@@ -97,17 +137,41 @@ static double attention_operations(const attention_job *j)
     return n;
 }
 
-static void attention_live(attention_job *j, int64_t *first_task)
+/* Attention may round where the weights before it are rounded: where the last matrix used, which made what comes in, is of an integer
+ * format and the run is not to be f32 throughout. */
+static bool must_be_exact(const run *r)
 {
-    int count = segment_count(j->q, j->qs);
-    first_task[0] = 0;
-    for (int i = 0; i < count; i++) {
-        int64_t first, rows;
-        segment_rows(j->q, j->qs, i, &first, &rows);
-        first_task[i + 1] = first_task[i] + tiles(rows);
+    int use = r->use - 1;
+    while (use >= 0 && r->plan->use[use].role == ROLE_VECTOR)
+        use--;
+    return r->f32 || r->k->attention_element == 4 || use < 0 || !type_of(r->plan->use[use].weight->type)->integer;
+}
+
+/* How much is packed at a time. What depends on the number of queries must not change a result: they may come in slabs. */
+static int64_t plan_packing(attention_job *j)
+{
+    int64_t all = (int64_t)segment_count(j->q, j->qs) * j->heads;
+    j->query_tiles = tiles(longest_segment(j->q, j->qs), QUERY_TILE);
+    j->key_tiles = tiles(longest_segment(j->k, j->ks), KEY_TILE);
+    j->exact = must_be_exact(j->r);
+    j->pairs = all;
+    if (j->exact && (j->heads == 1 || j->query_tiles == 1))
+        return 0;
+    j->tile_bytes = (int64_t)attention_tile_bytes(j->exact ? NULL : j->r->k, j->k.channels / j->heads, j->v.channels / j->heads);
+    int64_t head_bytes = j->tile_bytes * j->key_tiles, together = PACKED_MOST / head_bytes;
+    j->pairs = together < 1 ? 1 : together < all ? together : all;
+    return j->pairs * head_bytes;
+}
+
+static void attention_live(attention_job *j)
+{
+    int64_t all = (int64_t)segment_count(j->q, j->qs) * j->heads;
+    for (; j->first_pair < all; j->first_pair += j->pairs) {
+        int64_t pairs = all - j->first_pair < j->pairs ? all - j->first_pair : j->pairs;
+        if (j->tile_bytes)
+            threads_run(j->r->pool, pairs * j->key_tiles, pack_task, j);
+        threads_run(j->r->pool, pairs * j->query_tiles, attention_task, j);
     }
-    j->first_task = first_task;
-    threads_run(j->r->pool, first_task[count] * j->heads, attention_task, j);
 }
 
 static tensor attend(run *r, attention_job j)
@@ -123,14 +187,16 @@ static tensor attend(run *r, attention_job j)
     j.y = tensor_like(r, q, v.channels);
     int64_t bias_floats = j.causal || j.bias.place >= 0 ? QUERY_TILE * longest_segment(k, j.ks) : 0;
     j.scratch_bytes = (int64_t)(attention_scratch_floats(v.channels / heads) + (size_t)bias_floats) * 4 + 64;
-    int64_t tasks = scratch_new(r, (segment_count(q, j.qs) + 1) * 8), scratch = scratch_new(r, j.scratch_bytes * threads_count(r->pool));
+    int64_t packed_bytes = plan_packing(&j), packed = packed_bytes ? scratch_new(r, packed_bytes) : -1;
+    int64_t scratch = scratch_new(r, j.scratch_bytes * threads_count(r->pool));
     run_operations(r, attention_operations(&j));
     if (r->live && run_ok(r)) {
         j.scratch = run_at(r, scratch);
-        attention_live(&j, run_at(r, tasks));
+        j.packed = run_at(r, packed);
+        attention_live(&j);
     }
     scratch_drop(r, scratch);
-    scratch_drop(r, tasks);
+    scratch_drop(r, packed);
     return j.y;
 }
 
