@@ -35,15 +35,9 @@ json *read_config(const source *src, const char *component, const char *file, ch
 
 /* ---- T5 as a text encoder ---- */
 
-typedef struct t5_inputs {
-    const t5_text *t;
-    segments s;
-} t5_inputs;
-
-static void t5_forward(run *r, const void *ctx)
+static void t5_forward(run *r, const void *config, const text_batch *b)
 {
-    const t5_inputs *in = ctx;
-    output(r, t5_encode(r, &in->t->config, in->t->tokens.ids, &in->s), in->t->output);
+    output(r, t5_encode(r, config, b->ids, &b->segments), b->output);
 }
 
 static char *read_beside(const source *src, const char *folder, const char *file, bool may_lack, char path[256], size_t *bytes, status *st)
@@ -78,34 +72,27 @@ static bool tokenize(token_list *l, const tokenizer *t, const char *text, int mo
     mem_free(cleaned);
     if (n < 0)
         return false;
-    l->cut = whole > n ? whole - n : 0;
-    l->start[l->count + 1] = l->start[l->count] + n;
-    l->count++;
+    tokens_add(l, n, whole > n ? whole - n : 0);
     return true;
 }
 
-/* --tokens N, and plans of models without a tokenizer: any ids will do. */
-static void arbitrary_tokens(token_list *l, int n, int vocabulary)
+/* The last `given` prompts come from --embeddings, rows[] tokens long. */
+static bool make_tokens(t5_text *t, engine *e, const char *folder, const char *const *texts, int count, int most, bool clean, int given, const int32_t rows[2])
 {
-    for (int i = 0; i < n; i++)
-        l->ids[l->start[l->count] + i] = (int32_t)((i * 37 + 3) % vocabulary);
-    l->start[l->count + 1] = l->start[l->count] + n;
-    l->count++;
-}
-
-static bool make_tokens(t5_text *t, engine *e, const char *folder, const char *const *texts, int count, int most, bool clean)
-{
-    token_list *l = &t->tokens;
+    token_list *l = &t->text.tokens;
     const request *q = e->request;
-    bool made_up = q->tokens > 0 || t->stage.run.imagine || !q->prompt;
+    bool made_up = q->tokens > 0 || t->text.stage.run.imagine || (!q->prompt && !q->embeddings);
     int room = q->tokens > most ? q->tokens : most;
-    l->ids = mem_alloc((size_t)room * (size_t)count, sizeof *l->ids, "tokens", e->st);
-    if (!l->ids)
+    for (int i = 0; i < given; i++)
+        room = rows[i] > room ? rows[i] : room;
+    if (!tokens_open(l, count, room, e->st))
         return false;
-    tokenizer *tok = made_up ? NULL : open_tokenizer(e->source, folder, e->st);
+    tokenizer *tok = made_up || given == count ? NULL : open_tokenizer(e->source, folder, e->st);
     for (int i = 0; i < count && status_ok(e->st); i++)
-        if (made_up)
-            arbitrary_tokens(l, i + 1 < count ? 1 : q->tokens > 0 ? q->tokens : most, t->config.vocabulary);
+        if (i >= count - given)
+            tokens_add(l, rows[i - (count - given)], 0);
+        else if (made_up)
+            tokens_add_arbitrary(l, i + 1 < count ? 1 : q->tokens > 0 ? q->tokens : most, t->config.vocabulary);
         else
             tokenize(l, tok, texts[i], most, clean, e->st);
     tokenizer_close(tok);
@@ -118,59 +105,14 @@ bool t5_text_plan(t5_text *t, engine *e, const char *component, const char *fold
     json *j = read_config(e->source, component, "config.json", name, e->st);
     bool ok = j && t5_config_read(&t->config, j, name, e->st);
     json_free(j);
-    t->stage.run.imagine = ok && source_lacks_weights(e->source, component);
-    if (!ok || !make_tokens(t, e, folder, texts, count, most, clean))
+    if (!ok)
         return false;
-    size_t floats = (size_t)t->tokens.start[count] * (size_t)t->config.d_model;
-    e->held_bytes += floats * 4;
-    t5_inputs in = {t, {count, t->tokens.start}};
-    return stage_plan(&t->stage, e, component, component[0] ? component : "text_encoder", t5_aliases, t5_forward, &in, 1);
-}
-
-bool t5_text_run(t5_text *t, engine *e)
-{
-    double begin = now_seconds();
-    report_progress(e->request, "encode", 0, 0);
-    t->output = mem_alloc((size_t)t->tokens.start[t->tokens.count] * (size_t)t->config.d_model, 4, "text", e->st);
-    t5_inputs in = {t, {t->tokens.count, t->tokens.start}};
-    bool ok = t->output && stage_open(&t->stage) && stage_pass(&t->stage, &in);
-    stage_close(&t->stage);
-    t->stage.row->seconds = now_seconds() - begin;
-    return ok;
-}
-
-void t5_text_close(t5_text *t)
-{
-    stage_close(&t->stage);
-    mem_free(t->tokens.ids);
-    mem_free(t->output);
-    t->tokens.ids = NULL;
-    t->output = NULL;
-}
-
-bool t5_text_trace(const t5_text *t, trace *out, const char *name, int copies, bool mask, status *st)
-{
-    const token_list *l = &t->tokens;
-    if (!out)
-        return true;
-    int64_t longest = 0, dim = t->config.d_model, rows = (int64_t)l->count * copies;
-    for (int i = 0; i < l->count; i++)
-        longest = l->start[i + 1] - l->start[i] > longest ? l->start[i + 1] - l->start[i] : longest;
-    float *text = mem_alloc((size_t)(rows * longest * dim), 4, "trace", st), *real = mem_alloc((size_t)(rows * longest), 4, "trace", st);
-    char full[128];
-    for (int64_t i = 0; text && real && i < rows; i++) {
-        const int32_t *s = &l->start[i / copies];
-        memcpy(text + i * longest * dim, t->output + s[0] * dim, (size_t)((s[1] - s[0]) * dim) * 4);
-        for (int k = 0; k < s[1] - s[0]; k++)
-            real[i * longest + k] = 1;
-    }
-    snprintf(full, sizeof full, "text.%s", name);
-    bool ok = text && real && trace_add(out, full, text, 3, (int64_t[]){rows, longest, dim}, st);
-    snprintf(full, sizeof full, "mask.%s", name);
-    ok = ok && (!mask || trace_add(out, full, real, 2, (int64_t[]){rows, longest}, st));
-    mem_free(text);
-    mem_free(real);
-    return ok;
+    t->text = (text_stage){.component = component, .name = component[0] ? component : "text_encoder", .alias = t5_aliases, .forward = t5_forward,
+                           .config = &t->config, .width = t->config.d_model};
+    t->text.stage.run.imagine = source_lacks_weights(e->source, component);
+    int32_t rows[2];
+    int given = text_given(&t->text, e, count, rows);
+    return status_ok(e->st) && make_tokens(t, e, folder, texts, count, most, clean, given, rows) && text_stage_plan(&t->text, e, given);
 }
 
 /* ---- noise ---- */

@@ -8,6 +8,7 @@
 #include "models/net_t5.h"
 #include "models/net_vae.h"
 #include "models/stage.h"
+#include "models/text_stage.h"
 #include "text/tokenizer.h"
 
 double now_seconds(void);
@@ -17,28 +18,14 @@ enum { FILE_NAME_BYTES = 768 };
 /* COMPONENT/config.json (or config.json of a bare folder), parsed. name: room for the file's name, for sentences. */
 json *read_config(const source *src, const char *component, const char *file, char name[FILE_NAME_BYTES], status *st);
 
-
 /* ---- prompts ---- */
-typedef struct token_list {
-    int32_t *ids;       /* all prompts one behind the other */
-    int32_t start[8];   /* where each begins; [count]: the end */
-    int count;
-    int cut;            /* > 0: tokens that the last prompt lost */
-} token_list;
-
 typedef struct t5_text {    /* T5 as a text encoder of a pipeline */
     t5_config config;
-    token_list tokens;
-    float *output;          /* [tokens of all, d_model] */
-    stage stage;
+    text_stage text;
 } t5_text;
 
-/* Tokenize (lower-cased and stripped when `clean`) and plan. texts: `count` of them, unconditional first. */
+/* Tokenize (lower-cased and stripped when `clean`) and plan. texts: `count` of them, unconditional first. Then text_stage_run, _trace, _close. */
 bool t5_text_plan(t5_text *t, engine *e, const char *component, const char *tokenizer_folder, const char *const *texts, int count, int most, bool clean);
-bool t5_text_run(t5_text *t, engine *e);
-void t5_text_close(t5_text *t);
-/* text.NAME [copies * count, longest, dim] and mask.NAME, padded with zeros. */
-bool t5_text_trace(const t5_text *t, trace *out, const char *name, int copies, bool mask, status *st);
 
 /* ---- noise: image k draws from seed + k ---- */
 typedef struct noise_source {

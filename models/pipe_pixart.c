@@ -124,7 +124,8 @@ static bool plan_text(pixart *p)
         return status_set(p->e.st, STATUS_USAGE, "--max-sequence-length %d: at most 4096", most);
     const char *texts[2] = {q->negative_prompt ? q->negative_prompt : "", q->prompt ? q->prompt : ""};
     bool ok = t5_text_plan(&p->text, &p->e, "text_encoder", "tokenizer", p->guided ? texts : texts + 1, p->guided ? 2 : 1, most, true);
-    p->e.report->tokens_cut = p->text.tokens.cut;
+    if (p->text.text.tokens.count)
+        p->e.report->tokens_cut = p->text.text.tokens.cut[p->text.text.tokens.count - 1];
     if (ok && p->text.config.d_model != (p->denoiser.caption_channels ? p->denoiser.caption_channels : p->denoiser.cross_dim))
         return status_set(p->e.st, STATUS_BAD_FILE, "%s: the text encoder's width is %d, the transformer wants %d", p->e.source->path, p->text.config.d_model,
                           p->denoiser.caption_channels);
@@ -134,7 +135,7 @@ static bool plan_text(pixart *p)
 /* Every item of the batch has its prompt's tokens: the unconditional ones first. */
 static void place_text(pixart *p)
 {
-    const int32_t *s = p->text.tokens.start;
+    const int32_t *s = p->text.text.tokens.start;
     p->starts[0] = 0;
     for (int i = 0; i < p->batch; i++) {
         int which = p->guided && i >= p->images ? 1 : 0;
@@ -186,16 +187,14 @@ static void copy_text(pixart *p)
     size_t width = (size_t)p->text.config.d_model;
     for (int i = 0; i < p->batch; i++) {
         int which = p->guided && i >= p->images ? 1 : 0;
-        memcpy(p->text_copies + (size_t)p->starts[i] * width, p->text.output + (size_t)p->text.tokens.start[which] * width,
+        memcpy(p->text_copies + (size_t)p->starts[i] * width, p->text.text.output + (size_t)p->text.text.tokens.start[which] * width,
                (size_t)(p->starts[i + 1] - p->starts[i]) * width * 4);
     }
 }
 
 static trajectory trajectory_of(pixart *p)
 {
-    const token_list *l = &p->text.tokens;
-    uint64_t prompt = hash_more(hash_more(0, l->start, (size_t)(l->count + 1) * sizeof *l->start), l->ids, (size_t)l->start[l->count] * sizeof *l->ids);
-    return (trajectory){p->sampler, &p->noise, p->latents, p->images, p->denoiser.in_channels, p->latent_height, p->latent_width, prompt, p->guidance};
+    return (trajectory){p->sampler, &p->noise, p->latents, p->images, p->denoiser.in_channels, p->latent_height, p->latent_width, text_stage_hash(&p->text.text), p->guidance};
 }
 
 static void fill_conditions(pixart *p, int call)
@@ -255,6 +254,14 @@ static bool denoise(pixart *p, trajectory *t, int first)
     return ok;
 }
 
+static bool trace_text(const pixart *p, trace *to)
+{
+    int which[2 * MOST_IMAGES];
+    for (int i = 0; i < p->batch; i++)
+        which[i] = p->guided && i >= p->images ? 1 : 0;
+    return text_stage_trace(&p->text.text, to, which, p->batch, false, p->e.st);
+}
+
 static bool decode_pictures(pixart *p)
 {
     status *st = p->e.st;
@@ -278,7 +285,7 @@ static bool decode_pictures(pixart *p)
 
 static void teardown(pixart *p)
 {
-    t5_text_close(&p->text);
+    text_stage_close(&p->text.text);
     stage_close(&p->denoise);
     stage_close(&p->decode.stage);
     sampler_close(p->sampler);
@@ -312,7 +319,7 @@ static bool generate(const source *src, const request *q, result *out, status *s
     ok = first >= 0;
     double t1 = now_seconds();
     if (ok && first < sampler_calls(p->sampler)) /* else only the picture is left to make */
-        ok = t5_text_run(&p->text, &p->e) && t5_text_trace(&p->text, q->trace, "text_encoder", p->images, false, st);
+        ok = text_stage_run(&p->text.text) && trace_text(p, q->trace);
     double t2 = now_seconds();
     ok = ok && denoise(p, &t, first);
     double t3 = now_seconds();
@@ -381,7 +388,7 @@ static bool encode_only(const source *src, const request *q, trace *to, result *
         p->guided = q->negative_prompt != NULL && q->tokens == 0;
     ok = ok && plan_text(p);
     double t1 = now_seconds();
-    ok = ok && t5_text_run(&p->text, &p->e) && t5_text_trace(&p->text, to, "text_encoder", 1, true, st);
+    ok = ok && text_stage_run(&p->text.text) && text_stage_trace(&p->text.text, to, (int[]){0, 1}, p->text.text.tokens.count, true, st);
     out->seconds_load = t1 - t0;
     out->seconds_encode = now_seconds() - t1;
     out->seconds_total = now_seconds() - t0;

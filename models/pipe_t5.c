@@ -34,13 +34,13 @@ static bool encode_or_plan(const source *src, const request *q, trace *to, resul
     ok = ok && t5_text_plan(t, &e, "", "", guided ? texts : texts + 1, guided ? 2 : 1, q->max_sequence_length ? q->max_sequence_length : 512, false);
     double t1 = now_seconds();
     if (!plan_alone)
-        ok = ok && t5_text_run(t, &e) && t5_text_trace(t, to, "text_encoder", 1, true, st);
-    out->tokens_cut = ok ? t->tokens.cut : 0;
+        ok = ok && text_stage_run(&t->text) && text_stage_trace(&t->text, to, (int[]){0, 1}, t->text.tokens.count, true, st);
+    out->tokens_cut = ok ? t->text.tokens.cut[t->text.tokens.count - 1] : 0;
     out->seconds_load = t1 - t0;
     out->seconds_encode = now_seconds() - t1;
     out->seconds_total = now_seconds() - t0;
     if (t)
-        t5_text_close(t);
+        text_stage_close(&t->text);
     mem_free(t);
     if (opened)
         engine_close(&e);

@@ -12,6 +12,7 @@
 
 typedef enum precision { PRECISION_AUTO, PRECISION_F32 } precision;
 
+typedef struct embedding_store embedding_store; /* models/embeddings.h */
 typedef struct trace trace; /* src/base/trace.h: a safetensors file being collected, NULL: none */
 
 /* Progress, called from the thread that runs the pipeline: stage "load", "encode", "denoise", "decode"; done of total (total 0: unknown). */
@@ -36,6 +37,9 @@ typedef struct request {
     const char *scratch;
     trace *trace;
     trace *last_latents;           /* gets `latents`, as they are decoded, and `step`; NULL: not wanted */
+    const char *embeddings;        /* a file of `encode -o` that stands in for the text encoders, NULL: none */
+    bool cache;                    /* prompts' embeddings may come from the user's cache, and go there */
+    embedding_store *store;        /* and from here, NULL: nowhere */
     const char *load_latents;      /* a file of latents to go on from, NULL: noise */
     const char *checkpoint;        /* a file that holds the state after each step; where it is there the run goes on from it */
     progress_fn progress;
@@ -66,6 +70,7 @@ typedef struct result {
     double seconds_load, seconds_encode, seconds_denoise, seconds_decode, seconds_total;
     uint64_t bytes_read, scratch_bytes;
     uint64_t predicted_peak;       /* the plan's */
+    int prompts_found;             /* how many prompts' embeddings were not computed: cached, or given */
     int tokens_cut;                /* > 0: the prompt lost that many tokens */
     stage_report stage[8];
     int stages;

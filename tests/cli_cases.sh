@@ -34,7 +34,7 @@ SKIP=77
 try() {
     name=$1; shift
     case $name in *"$word"*) ;; *) return ;; esac
-    mkdir -p "$ROOT/work" && cd "$ROOT/work" || exit 2
+    rm -rf "$ROOT/cache"; mkdir -p "$ROOT/work" && cd "$ROOT/work" || exit 2
     report=$("$@" 2>&1); status=$?
     case $status in
     0) passed=$((passed + 1)); [ -z "$verbose" ] || echo "ok       $name" ;;
@@ -190,6 +190,37 @@ checkpoint_killed() { # at a moment of its own choosing, until it is through
 }
 checkpoint_unwritable() { generate --checkpoint nowhere/c; is "1|2|3" && sentence nowhere && nothing_left; }
 
+cold() { json ../out 'd["prompts_found"] == 0 and [s for s in d["stages"] if s["name"] == "text_encoder"][0]["stream_bytes"] > 0'; }
+warm() { json ../out 'd["prompts_found"] == 2 and [s for s in d["stages"] if s["name"] == "text_encoder"][0]["stream_bytes"] == 0'; }
+cache_second() { generate --json && cold && n=$(member ../out bytes_read) && mv out.png a.png && generate --json && warm && same a.png out.png && json ../out "d['bytes_read'] < $n" && generate --json --no-cache && cold && same a.png out.png; }
+cache_partly() { generate -p dog --json --no-cache && cold && mv out.png a.png && generate && generate -p dog --json && json ../out 'd["prompts_found"] == 1' && same a.png out.png && generate -p dog --json && warm && same a.png out.png; }
+cache_key() { # what the bytes depend on makes another entry
+    generate && generate --json && warm && generate --precision f32 --json && cold && generate --cpu scalar --json && cold && generate -t 1 --memory-budget 100M --json && warm &&
+        generate --max-sequence-length 2 --json && json ../out 'd["prompts_found"] == 1' && copy sigma_small && penstock generate -m model -p "a red fox" --steps 1 -q -o out.png --json && cold
+}
+entries() { find "$ROOT/cache" -name '*.embedding'; }
+cache_torn() { generate --json && cold && mv out.png a.png && for f in $(entries); do cut_file "$f" 9; done && generate --json && cold && same a.png out.png && generate --json && warm && same a.png out.png; }
+cache_altered() { generate && mv out.png a.png && for f in $(entries); do printf 'Z' | dd of="$f" bs=1 seek=200 conv=notrunc 2>/dev/null; done && generate --json && cold && same a.png out.png; }
+cache_nowhere() { generate --no-cache && works && [ -z "$(entries 2>/dev/null)" ] && mv out.png a.png && XDG_CACHE_HOME=/dev/null/no generate && works && same a.png out.png && (unset HOME XDG_CACHE_HOME; generate) && same a.png out.png; }
+cache_bounded() {
+    export PENSTOCK_CACHE_LIMIT=1200
+    for p in a b c d e f; do generate -p "$p" --steps 1 || return 1; n=$(cat $(entries) | wc -c); [ "$n" -gt 0 ] && [ "$n" -le 1200 ] || { say "$n bytes after $p"; return 1; }; done
+    generate -p f --steps 1 --json && warm && generate -p a --steps 1 --json && json ../out 'd["prompts_found"] == 1'
+}
+cache_crowd() { # several at once, again and again
+    generate --no-cache && mv out.png a.png && for r in 1 2 3; do
+        rm -rf "$ROOT/cache"
+        for k in 1 2 3 4; do "$PENSTOCK" generate -m "$S" -p "a red fox" --steps 2 -s 1 -q -t 1 -o $k.png & done; wait
+        for k in 1 2 3 4; do same a.png $k.png && rm $k.png || return 1; done
+    done; [ -z "$(find "$ROOT/cache" -name '*.part-*')" ]
+}
+encoded() { penstock encode -m "$S" -p "a red fox" -o e -q "$@" && is 0; }
+embeddings() { generate -n dog --no-cache && mv out.png a.png && encoded -n dog && generate -n dog --embeddings e --json && json ../out 'd["prompts_found"] == 2 and not [s for s in d["stages"] if s["name"] == "text_encoder"]' && same a.png out.png; }
+embeddings_alone() { generate && mv out.png a.png && encoded && generate --embeddings e --json --no-cache && json ../out 'd["prompts_found"] == 1' && same a.png out.png && generate --cfg-scale 1 && mv out.png a.png && generate --cfg-scale 1 --embeddings e --json && json ../out 'd["prompts_found"] == 1' && same a.png out.png; }
+embeddings_no_prompt() { encoded -n dog && penstock generate -m "$S" --embeddings e --steps 2 -s 1 -q -o out.png && works && generate -n dog --trace t && generate -n dog --embeddings e --trace u && same t u; }
+embeddings_other() { penstock encode -m "$M/alpha_1024" -p fox -o e -q && is 0 && generate --embeddings e; is 3 && sentence e 48 40 && [ ! -e out.png ]; }
+embeddings_bad() { generate --save-latents l && rm out.png && generate --embeddings l; is 3 && sentence text.text_encoder && generate --embeddings nowhere; is 3 && sentence nowhere && [ ! -e out.png ]; }
+
 encode() { penstock encode -m "$S" -p "a red fox" -n dog -o e.safetensors -q && is 0 && has e.safetensors '"text.text_encoder"' '"mask.text_encoder"'; }
 encode_tokens() { penstock encode -m "$S" --tokens 9 -o e.safetensors -q && is 0 && has e.safetensors '"text.text_encoder"'; }
 encode_no_tokenizer() { copy sigma_small && rm -r model/tokenizer && penstock encode -m model --tokens 9 -o e.safetensors -q && is 0; }
@@ -343,6 +374,20 @@ try 'checkpoint of a finished run' checkpoint_done
 try 'checkpoint of another prompt' checkpoint_other
 try 'checkpoint: killed, continued' checkpoint_killed
 try 'checkpoint cannot be written' checkpoint_unwritable
+
+try 'cache: the second run reads no encoder' cache_second
+try 'cache: one prompt of two' cache_partly
+try 'cache: key' cache_key
+try 'cache: torn entries' cache_torn
+try 'cache: altered entries' cache_altered
+try 'cache: nowhere to lie' cache_nowhere
+try 'cache: bounded' cache_bounded
+try 'cache: several processes' cache_crowd
+try 'embeddings' embeddings
+try 'embeddings of the prompt alone' embeddings_alone
+try 'embeddings without a prompt' embeddings_no_prompt
+try 'embeddings of another model' embeddings_other
+try 'embeddings of a bad file' embeddings_bad
 
 try 'encode' encode
 try 'encode --tokens' encode_tokens

@@ -8,6 +8,6 @@ prompt="a red circle above a blue square"
 [ -f "$model" ] || { echo "no small model here"; exit 77; }
 work=$(mktemp -d) || exit 99
 trap 'rm -rf "$work"' EXIT
-"$penstock" generate -q -m "$model" -p "$prompt" -s 42 -o "$work/command.png" || exit 1
+"$penstock" generate --no-cache -q -m "$model" -p "$prompt" -s 42 -o "$work/command.png" || exit 1
 "$example" "$prompt" "$work/library.png" "$model" || exit 1
 cmp "$work/command.png" "$work/library.png"

@@ -189,7 +189,7 @@ static int run(const options *o, const test_case *c)
     join(picture, sizeof picture, o->folder, "/out.png", "", "");
     join(errors, sizeof errors, o->folder, "/stderr", "", "");
     join(output, sizeof output, o->folder, "/stdout", "", "");
-    const char *fixed[] = {o->binary, "generate", "-m", model, "--precision", "f32", "--trace", trace, "-o", picture, "-q"};
+    const char *fixed[] = {o->binary, "generate", "-m", model, "--precision", "f32", "--trace", trace, "-o", picture, "-q", "--no-cache"};
     for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
         v[n++] = fixed[i];
     for (int i = 0; i < c->count; i++)

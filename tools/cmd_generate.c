@@ -31,7 +31,7 @@ static bool run_one(const options *given, const source *src, status *st)
     progress p;
     if (!o.output)
         o.output = "output.png";
-    if (!o.prompt && !o.tokens)
+    if (!o.prompt && !o.tokens && !o.embeddings)
         return status_set(st, STATUS_USAGE, "generate: a prompt is missing");
     progress_start(&p, o.quiet);
     if (!make_request(&o, &p, &q, st) || !check_outputs(&o, st))
@@ -59,7 +59,7 @@ static bool run_one(const options *given, const source *src, status *st)
 bool cmd_generate(const options *o, status *st)
 {
     request q;
-    if (!o->prompt && !o->prompt_file && !o->tokens)   /* tokens: to time a model that has no tokenizer */
+    if (!o->prompt && !o->prompt_file && !o->tokens && !o->embeddings)   /* tokens: to time a model that has no tokenizer */
         return status_set(st, STATUS_USAGE, "generate: a prompt is missing (-p \"...\")");
     options checked = *o;
     checked.output = o->output ? o->output : "output.png";

@@ -77,7 +77,7 @@ bool make_request(const options *o, progress *p, request *q, status *st)
         .batch_count = o->batch_count, .max_sequence_length = o->max_sequence_length, .tokens = o->tokens,
         .precision = strcmp(o->precision, "f32") == 0 ? PRECISION_F32 : PRECISION_AUTO, .kernels = o->kernels,
         .threads = o->threads, .budget_bytes = o->budget_bytes, .scratch = o->scratch,
-        .load_latents = o->load_latents, .checkpoint = o->checkpoint,
+        .embeddings = o->embeddings, .cache = o->command->bit == GENERATE && !o->no_cache, .load_latents = o->load_latents, .checkpoint = o->checkpoint,
         .progress = p ? progress_show : NULL, .progress_ctx = p,
     };
     return known_kernels(o->kernels, st) && known_sampler(o->sampling_method, st);
@@ -181,6 +181,7 @@ json_object *run_report(const options *o, const request *q, const result *r)
     add_number(j, "bytes_read", r->bytes_read);
     add_number(j, "scratch_bytes", r->scratch_bytes);
     add_number(j, "budget_bytes", q->budget_bytes);
+    json_object_object_add(j, "prompts_found", json_object_new_int(r->prompts_found));
     json_object_object_add(j, "first_call", json_object_new_int(r->first_call));
     json_object_object_add(j, "steps", json_object_new_int(r->steps));
     json_object_object_add(j, "width", json_object_new_int(r->width));

@@ -24,9 +24,9 @@ typedef struct options {
     const char *model, *prompt, *negative_prompt, *prompt_file, *output, *input;
     int width, height, steps, batch_count, threads, max_sequence_length, tokens;
     double guidance_scale;
-    const char *sampling_method, *scheduler, *precision, *kernels, *scratch, *trace, *save_latents, *load_latents, *checkpoint, *type;
+    const char *sampling_method, *scheduler, *precision, *kernels, *scratch, *trace, *save_latents, *load_latents, *checkpoint, *embeddings, *type;
     uint64_t seed, random_seed, budget_bytes;
-    bool seed_given, random_weights, random_given, list_tensors, json, quiet, verbose, help;
+    bool seed_given, random_weights, random_given, list_tensors, no_cache, json, quiet, verbose, help;
     text_list tensor_type, component;
     text_list argument;
     const char **memory;     /* what the lists lie in */

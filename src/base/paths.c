@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/mem.h"
@@ -49,5 +50,25 @@ char *paths_model(status *st)
     char *path = paths_data("penstock-small.penstock", st);
     if (!path)
         status_set(st, STATUS_BAD_FILE, "penstock-small.penstock: missing: name a model with -m MODEL or PENSTOCK_MODEL");
+    return path;
+}
+
+char *paths_cache(const char *name, status *st)
+{
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    const char *slash = *name ? "/" : "";
+    char *path = NULL;
+    if (cache && *cache == '/')
+        path = mem_format(st, "%s/penstock%s%s", cache, slash, name);
+    else if (home && *home)
+        path = mem_format(st, "%s/.cache/penstock%s%s", home, slash, name);
+    for (char *c = path ? path + 1 : NULL; c && *c; c++)
+        if (*c == '/') {
+            *c = 0;
+            mkdir(path, 0700);
+            *c = '/';
+        }
+    if (path)
+        mkdir(path, 0700);
     return path;
 }

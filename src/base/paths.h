@@ -12,4 +12,8 @@ char *paths_data(const char *name, status *st);
 /* What a command without -m uses: $PENSTOCK_MODEL, or the small model. NULL with st set when there is none. */
 char *paths_model(status *st);
 
+/* The user's cache for NAME: $XDG_CACHE_HOME/penstock/NAME or ~/.cache/penstock/NAME, made where it is not there yet (which may fail, the
+ * caller will see); "" is penstock's own. NULL without a word in st when the environment names no home. */
+char *paths_cache(const char *name, status *st);
+
 #endif

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "base/paths.h"
 
 enum { TMPFS = 0x01021994, PAGE = 4096 };
 
@@ -20,17 +21,8 @@ struct scratch_file {
 
 static char *default_folder(status *st)
 {
-    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    char *path = cache && cache[0] ? mem_format(st, "%s/penstock", cache) : home && home[0] ? mem_format(st, "%s/.cache/penstock", home) : mem_string("/var/tmp", st);
-    for (char *c = path ? path + 1 : NULL; c && *c; c++)
-        if (*c == '/') {
-            *c = 0;
-            mkdir(path, 0700);
-            *c = '/';
-        }
-    if (path)
-        mkdir(path, 0700);
-    return path;
+    char *path = paths_cache("", st);
+    return path || !status_ok(st) ? path : mem_string("/var/tmp", st);
 }
 
 static int open_unlinked(const char *folder, status *st)
