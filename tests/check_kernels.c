@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "simd/kernels.h"
+#include "simd/peaks.h"
 
 #ifndef MAP_ANONYMOUS
 #define MAP_ANONYMOUS MAP_ANON
@@ -799,66 +800,11 @@ static void test_channel_sums(void)
 
 /* ---- benchmark: the best of several rounds, beside the core's peak measured in the same rounds ---- */
 
-#define TWELVE(F) F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11)
-#define USES(r)                                                                                                            \
-    "cc", r "0", r "1", r "2", r "3", r "4", r "5", r "6", r "7", r "8", r "9", r "10", r "11", r "12", r "13", r "14", r "15"
-#if defined(__x86_64__)
-#define PEAK(name, F)                                                                                              \
-    static void peak_##name(long n)                                                                                \
-    {                                                                                                              \
-        __asm__ volatile("vzeroall\n1:\n\t" TWELVE(F) "dec %0\n\tjnz 1b\n\tvzeroupper" : "+r"(n) : : USES("xmm")); \
-    }
-#define FMA_YMM(i) "vfmadd231ps %%ymm14, %%ymm15, %%ymm" #i "\n\t"
-#define FMA_ZMM(i) "vfmadd231ps %%zmm14, %%zmm15, %%zmm" #i "\n\t"
-#define DPBUSD(i) "vpdpbusd %%zmm14, %%zmm15, %%zmm" #i "\n\t"
-#define MADDUBS(i) \
-    "vpmaddubsw %%ymm14, %%ymm15, %%ymm13\n\tvpmaddwd %%ymm12, %%ymm13, %%ymm13\n\tvpaddd %%ymm13, %%ymm" #i ", %%ymm" #i "\n\t"
-PEAK(fma_ymm, FMA_YMM)
-PEAK(fma_zmm, FMA_ZMM)
-PEAK(dpbusd, DPBUSD)
-PEAK(maddubs, MADDUBS)
-#elif defined(__aarch64__)
-#define PEAK(name, F)                                                                                                      \
-    static void peak_##name(long n)                                                                                        \
-    {                                                                                                                      \
-        __asm__ volatile(".arch armv8.6-a\n1:\n\t" TWELVE(F) "subs %0, %0, #1\n\tb.ne 1b" : "+r"(n) : : USES("v"));         \
-    }
-#define FMLA(i) "fmla v" #i ".4s, v14.4s, v15.4s\n\t"
-#define SMULL(i) "smull v13.8h, v14.8b, v15.8b\n\tsmlal2 v13.8h, v14.16b, v15.16b\n\tsadalp v" #i ".4s, v13.8h\n\t"
-#define SDOT(i) "sdot v" #i ".4s, v14.16b, v15.16b\n\t"
-#define SMMLA(i) "smmla v" #i ".4s, v14.16b, v15.16b\n\t"
-PEAK(fmla, FMLA)
-PEAK(smull, SMULL)
-PEAK(sdot, SDOT)
-PEAK(smmla, SMMLA)
-#endif
-
 enum work { BYTES, F32, I8 };
-typedef struct peak {
-    const char *set, *name;
-    enum work kind;
-    void (*loop)(long n);
-    double operations; /* of one turn of the loop; a multiply and an add are two */
-} peak;
 
 static const peak *find_peak(enum work kind)
 {
-    static const peak peaks[] = {
-#if defined(__x86_64__)
-        {"avx2", "fma", F32, peak_fma_ymm, 12 * 16},   {"avx2", "maddubs", I8, peak_maddubs, 12 * 64},
-        {"avx512", "fma", F32, peak_fma_zmm, 12 * 32}, {"avx512", "dpbusd", I8, peak_dpbusd, 12 * 128},
-        {"avx512bf16", "fma", F32, peak_fma_zmm, 12 * 32}, {"avx512bf16", "dpbusd", I8, peak_dpbusd, 12 * 128},
-#elif defined(__aarch64__)
-        {"neon", "fmla", F32, peak_fmla, 12 * 8},      {"neon", "smull", I8, peak_smull, 12 * 32},
-        {"dotprod", "fmla", F32, peak_fmla, 12 * 8},   {"dotprod", "sdot", I8, peak_sdot, 12 * 32},
-        {"i8mm", "fmla", F32, peak_fmla, 12 * 8},      {"i8mm", "smmla", I8, peak_smmla, 12 * 64},
-#endif
-        {"", "", BYTES, NULL, 0},
-    };
-    for (const peak *p = peaks; p->loop; p++)
-        if (p->kind == kind && strcmp(p->set, run.set->name) == 0)
-            return p;
-    return NULL;
+    return kind == BYTES ? NULL : peak_find(run.set->name, kind == F32 ? PEAK_F32 : PEAK_I8);
 }
 
 static double now(void)
@@ -908,7 +854,7 @@ static void time_kernel(void (*go)(void), enum work kind, double amount)
     for (int round = 0; round < 9; round++) {
         double t = now();
         if (p) {
-            p->loop(turns);
+            p->turns(turns);
             best_peak = fmin(best_peak, (now() - t) / (double)turns);
         }
         for (;;) {
@@ -925,7 +871,7 @@ static void time_kernel(void (*go)(void), enum work kind, double amount)
     printf("%-16s %-8s %-44s %12.0f ns %8.1f %s", run.kernel, run.set->name, run.shape, best * 1e9, amount / best * 1e-9,
            kind == BYTES ? "GB/s" : kind == F32 ? "GFLOP/s" : "GOP/s");
     if (p)
-        printf("  %3.0f %% of %.1f (%s)", 100 * amount / best / (p->operations / best_peak), p->operations / best_peak * 1e-9, p->name);
+        printf("  %3.0f %% of %.1f (%s)", 100 * amount / best / (p->operations / best_peak), p->operations / best_peak * 1e-9, p->instruction);
     printf("\n");
 }
 
