@@ -18,74 +18,75 @@
 #include "text/spm_model.h"
 #include "text/tok_spm.h"
 
-enum { MOST_EXTRA_IDS = 1000, MOST_ADDED = 4096 };
+enum { MOST_EXTRA_IDS = 1000 };
 
-typedef struct added {
-    char *text;           /* in its normalized form if `normalized` */
-    size_t bytes;
-    int32_t id;
-    bool left, right;     /* takes the white space at that side with it */
-    bool normalized;      /* looked for in the normalized text */
-} added;
-
-struct tokenizer {
+typedef struct spm_tokenizer {
+    tokenizer base;
     unigram pieces;
     charsmap map;
-    added *added;
-    int added_count, added_room;
-    int32_t vocabulary;
-    int32_t end;          /* </s> */
-};
+} spm_tokenizer;
 
 static const char space_mark[] = "\xe2\x96\x81"; /* U+2581 */
 enum { MARK_BYTES = 3 };
 
-/* ---- added tokens ---- */
+/* ---- the kind ---- */
 
-static const added *find_added(const tokenizer *t, const char *text)
+static const spm_tokenizer *spm_of(const tokenizer *t) { return (const spm_tokenizer *)(const void *)t; }
+
+static int32_t spm_find(const tokenizer *t, const char *text, size_t bytes) { return unigram_find(&spm_of(t)->pieces, text, bytes); }
+
+static bool spm_normalize(const tokenizer *t, const char *text, size_t bytes, text_buffer *out, status *st)
 {
-    for (int i = 0; i < t->added_count; i++)
-        if (strcmp(t->added[i].text, text) == 0)
-            return &t->added[i];
-    return NULL;
+    return charsmap_apply(&spm_of(t)->map, text, bytes, out, st);
 }
 
-static char *normalized_copy(const tokenizer *t, const char *text, status *st)
+static void spm_close(tokenizer *t)
 {
-    text_buffer b = {0};
-    char *out = NULL;
-    if (charsmap_apply(&t->map, text, strlen(text), &b, st) && text_append(&b, "", 1, st))
-        out = mem_string(b.text, st);
-    mem_free(b.text);
-    return out;
+    spm_tokenizer *s = (spm_tokenizer *)(void *)t;
+    unigram_free(&s->pieces);
+    charsmap_free(&s->map);
 }
 
-/* A token that is a piece already keeps its id; a new one takes the next. The first to be added sets the flags. */
-static bool add(tokenizer *t, const char *text, const added *flags, status *st)
+/* A word, in front of which the mark is put unless it begins with one; then before every further mark a part begins. */
+static bool spm_word(token_job *j, const char *text, size_t bytes)
 {
-    if (!*text || find_added(t, text))
-        return true;
-    if (t->added_count == MOST_ADDED)
-        return status_set(st, STATUS_BAD_FILE, "tokenizer: more than %d added tokens", MOST_ADDED);
-    if (t->added_count == t->added_room) {
-        int room = t->added_room ? 2 * t->added_room : 128;
-        added *p = mem_resize(t->added, (size_t)room, sizeof *p, "added tokens", st);
-        if (!p)
-            return false;
-        t->added = p;
-        t->added_room = room;
-    }
-    added a = *flags;
-    a.id = unigram_find(&t->pieces, text, strlen(text));
-    if (a.id < 0)
-        a.id = t->vocabulary++;
-    a.text = a.normalized ? normalized_copy(t, text, st) : mem_string(text, st);
-    if (!a.text)
+    text_buffer *w = &j->word;
+    w->used = 0;
+    if ((bytes < MARK_BYTES || memcmp(text, space_mark, MARK_BYTES) != 0) && !text_append(w, space_mark, MARK_BYTES, j->st))
         return false;
-    a.bytes = strlen(a.text);
-    t->added[t->added_count++] = a;
+    if (!text_append(w, text, bytes, j->st))
+        return false;
+    for (size_t from = 0, to; from < w->used; from = to) {
+        to = from + 1;
+        while (to < w->used && (w->used - to < MARK_BYTES || memcmp(w->text + to, space_mark, MARK_BYTES) != 0))
+            to++;
+        if (!unigram_cut(&spm_of(j->t)->pieces, w->text + from, to - from, &j->path, &j->ids, j->st))
+            return false;
+    }
     return true;
 }
+
+static bool spm_words(token_job *j, const char *text, size_t bytes)
+{
+    const uint8_t *at = (const uint8_t *)text, *end = at + bytes, *word = at;
+    while (at < end) {
+        ucs4_t c;
+        int n = u8_mbtouc(&c, at, (size_t)(end - at));
+        if (uc_is_property_white_space(c)) {
+            if (at > word && !spm_word(j, (const char *)word, (size_t)(at - word)))
+                return false;
+            word = at + n;
+        }
+        at += n;
+    }
+    return word == end || spm_word(j, (const char *)word, (size_t)(end - word));
+}
+
+static const tokenizer_kind spm_kind_row = {spm_find, spm_normalize, spm_words, spm_close};
+
+/* ---- what is added to the pieces ---- */
+
+static bool add(tokenizer *t, const char *text, status *st) { return added_put(t, text, &(added){0}, false, st); }
 
 typedef struct adding {
     tokenizer *t;
@@ -100,68 +101,16 @@ static bool add_piece(void *ctx, const spm_piece *p)
         return true;
     memcpy(text, p->text, p->bytes);
     text[p->bytes] = 0;
-    return add(c->t, text, &(added){0}, c->st);
+    return add(c->t, text, c->st);
 }
 
 /* ---- tokenizer_config.json ---- */
-
-/* A token is "text" or {"content": "text", ...}. */
-static const char *token_text(const json *token)
-{
-    const json *text = json_object_is_type(token, json_type_object) ? json_member(token, "content") : token;
-    return text && json_object_is_type(text, json_type_string) ? json_object_get_string((json *)(uintptr_t)text) : NULL;
-}
-
-static bool add_described(tokenizer *t, const json *token, const char *name, status *st)
-{
-    const char *text = token_text(token);
-    if (!text)
-        return status_set(st, STATUS_BAD_FILE, "%s: an added token has no content", name);
-    bool special = json_flag(token, "special", false, name, st);
-    added a = {.left = json_flag(token, "lstrip", false, name, st), .right = json_flag(token, "rstrip", false, name, st),
-               .normalized = json_flag(token, "normalized", !special, name, st)};
-    if (!json_object_is_type(token, json_type_object))
-        a.normalized = false;
-    return status_ok(st) && add(t, text, &a, st);
-}
-
-typedef struct numbered {
-    int64_t id;
-    const json *token;
-} numbered;
-
-static int by_id(const void *a, const void *b)
-{
-    int64_t x = ((const numbered *)a)->id, y = ((const numbered *)b)->id;
-    return x < y ? -1 : x > y;
-}
-
-/* {"32000": {"content": "<extra_id_99>", ...}, ...}, in the order of the numbers. */
-static bool add_decoder(tokenizer *t, const json *decoder, const char *name, status *st)
-{
-    if (!decoder)
-        return true;
-    if (!json_object_is_type(decoder, json_type_object) || json_object_object_length(decoder) > MOST_ADDED)
-        return status_set(st, STATUS_BAD_FILE, "%s: added_tokens_decoder is no object of at most %d tokens", name, MOST_ADDED);
-    size_t count = 0;
-    numbered *list = mem_alloc((size_t)json_object_object_length(decoder) + 1, sizeof *list, "added tokens", st);
-    if (!list)
-        return false;
-    json_object_object_foreach(decoder, id, token)
-        list[count++] = (numbered){strtoll(id, NULL, 10), token};
-    qsort(list, count, sizeof *list, by_id);
-    bool ok = true;
-    for (size_t i = 0; ok && i < count; i++)
-        ok = add_described(t, list[i].token, name, st);
-    mem_free(list);
-    return ok;
-}
 
 static bool add_list(tokenizer *t, const json *list, status *st)
 {
     for (size_t i = 0; list && json_object_is_type(list, json_type_array) && i < json_object_array_length(list); i++) {
         const char *text = token_text(json_object_array_get_idx(list, i));
-        if (text && !add(t, text, &(added){0}, st)) /* who has flags stands in added_tokens_decoder */
+        if (text && !add(t, text, st)) /* who has flags stands in added_tokens_decoder */
             return false;
     }
     return true;
@@ -177,15 +126,16 @@ static bool add_named(tokenizer *t, const json *config, status *st)
 {
     static const char *const keys[][2] = {{"eos_token", "</s>"}, {"unk_token", "<unk>"}, {"pad_token", "<pad>"}};
     for (int i = 0; i < 3; i++)
-        if (!add(t, named_token(config, keys[i][0], keys[i][1]), &(added){0}, st))
+        if (!add(t, named_token(config, keys[i][0], keys[i][1]), st))
             return false;
-    t->end = find_added(t, named_token(config, keys[0][0], keys[0][1]))->id;
+    t->marks.end = added_find(t, named_token(config, keys[0][0], keys[0][1]))->id;
+    t->marks.pad = added_find(t, named_token(config, keys[2][0], keys[2][1]))->id;
     if (!config)
         return true;
     json_object_object_foreach((json *)(uintptr_t)config, key, value) { /* mask_token and its like */
         size_t n = strlen(key);
         const char *text = n > 6 && strcmp(key + n - 6, "_token") == 0 ? token_text(value) : NULL;
-        if (text && !add(t, text, &(added){0}, st))
+        if (text && !add(t, text, st))
             return false;
     }
     return true;
@@ -199,7 +149,7 @@ static bool add_array(tokenizer *t, const json *list, const char *name, status *
     if (!json_object_is_type(list, json_type_array) || json_object_array_length(list) > MOST_ADDED)
         return status_set(st, STATUS_BAD_FILE, "%s: added_tokens is no list of at most %d tokens", name, MOST_ADDED);
     for (size_t i = 0; i < json_object_array_length(list); i++)
-        if (!add_described(t, json_object_array_get_idx(list, i), name, st))
+        if (!added_put_described(t, json_object_array_get_idx(list, i), name, st))
             return false;
     return true;
 }
@@ -220,7 +170,7 @@ static bool add_further(tokenizer *t, const void *model, size_t bytes, const jso
     for (int i = 0; i < extra_ids; i++) {
         char text[32];
         snprintf(text, sizeof text, "<extra_id_%d>", i);
-        if (!add(t, text, &(added){0}, st))
+        if (!add(t, text, st))
             return false;
     }
     return true;
@@ -229,27 +179,32 @@ static bool add_further(tokenizer *t, const void *model, size_t bytes, const jso
 /* ---- opening ---- */
 
 /* whole: the tokenizer.json that the model came from, whose pieces include the extra ids; or NULL */
-static tokenizer *open_with(const void *model, size_t bytes, const json *whole, const json *config, const char *name, const char *config_name, status *st)
+static bool open_pieces(spm_tokenizer *s, const void *model, size_t bytes, const json *whole, const json *config, const char *name, const char *config_name, status *st)
 {
-    tokenizer *t = mem_alloc(1, sizeof *t, "tokenizer", st);
-    if (!t)
-        return NULL;
+    tokenizer *t = &s->base;
     spm_facts facts;
     int extra_ids = config ? (int)json_int(config, "extra_ids", 0, MOST_EXTRA_IDS, 100, config_name, st) : 100;
-    bool ok = status_ok(st) && spm_walk(model, bytes, name, NULL, NULL, &facts, st) &&
-              charsmap_read(&t->map, facts.charsmap, facts.charsmap_bytes, name, st) &&
-              unigram_read(&t->pieces, model, bytes, whole ? 0 : extra_ids, name, st);
-    if (ok) {
-        t->vocabulary = t->pieces.count;
-        ok = (!config || add_decoder(t, json_member(config, "added_tokens_decoder"), config_name, st)) &&
-             (!whole || add_array(t, json_member(whole, "added_tokens"), name, st)) && add_named(t, config, st) &&
-             add_further(t, model, bytes, config, extra_ids, name, st);
-    }
-    if (!ok) {
-        tokenizer_close(t);
+    if (!status_ok(st) || !spm_walk(model, bytes, name, NULL, NULL, &facts, st) || !charsmap_read(&s->map, facts.charsmap, facts.charsmap_bytes, name, st) ||
+        !unigram_read(&s->pieces, model, bytes, whole ? 0 : extra_ids, name, st))
+        return false;
+    t->vocabulary = s->pieces.count;
+    t->largest = s->pieces.count - 1;
+    return (!config || added_put_numbered(t, json_member(config, "added_tokens_decoder"), config_name, st)) &&
+           (!whole || add_array(t, json_member(whole, "added_tokens"), name, st)) && add_named(t, config, st) &&
+           add_further(t, model, bytes, config, extra_ids, name, st);
+}
+
+static tokenizer *open_with(const void *model, size_t bytes, const json *whole, const json *config, const char *name, const char *config_name, status *st)
+{
+    spm_tokenizer *s = mem_alloc(1, sizeof *s, "tokenizer", st);
+    if (!s)
         return NULL;
-    }
-    return t;
+    s->base.kind = &spm_kind_row;
+    s->base.marks.begin = -1;
+    if (open_pieces(s, model, bytes, whole, config, name, config_name, st))
+        return &s->base;
+    tokenizer_close(&s->base);
+    return NULL;
 }
 
 /* `json_file`: the bytes are a tokenizer.json */
@@ -281,141 +236,4 @@ tokenizer *tokenizer_open_spm(const void *model, size_t bytes, const char *token
 tokenizer *tokenizer_open_spm_json(const char *text, size_t bytes, const char *tokenizer_config, size_t config_bytes, const char *name, status *st)
 {
     return open_either(text, bytes, true, tokenizer_config, config_bytes, name, st);
-}
-
-void tokenizer_close(tokenizer *t)
-{
-    if (!t)
-        return;
-    for (int i = 0; i < t->added_count; i++)
-        mem_free(t->added[i].text);
-    mem_free(t->added);
-    unigram_free(&t->pieces);
-    charsmap_free(&t->map);
-    mem_free(t);
-}
-
-int32_t tokenizer_vocabulary(const tokenizer *t) { return t->vocabulary; }
-
-/* ---- encoding ---- */
-
-typedef struct job {
-    const tokenizer *t;
-    id_list ids;
-    text_buffer word, path;
-    status *st;
-} job;
-
-/* A word, in front of which the mark is put unless it begins with one; then before every further mark a part begins. */
-static bool encode_word(job *j, const char *text, size_t bytes)
-{
-    text_buffer *w = &j->word;
-    w->used = 0;
-    if ((bytes < MARK_BYTES || memcmp(text, space_mark, MARK_BYTES) != 0) && !text_append(w, space_mark, MARK_BYTES, j->st))
-        return false;
-    if (!text_append(w, text, bytes, j->st))
-        return false;
-    for (size_t from = 0, to; from < w->used; from = to) {
-        to = from + 1;
-        while (to < w->used && (w->used - to < MARK_BYTES || memcmp(w->text + to, space_mark, MARK_BYTES) != 0))
-            to++;
-        if (!unigram_cut(&j->t->pieces, w->text + from, to - from, &j->path, &j->ids, j->st))
-            return false;
-    }
-    return true;
-}
-
-static bool encode_words(job *j, const char *text, size_t bytes)
-{
-    const uint8_t *at = (const uint8_t *)text, *end = at + bytes, *word = at;
-    while (at < end) {
-        ucs4_t c;
-        int n = u8_mbtouc(&c, at, (size_t)(end - at));
-        if (uc_is_property_white_space(c)) {
-            if (at > word && !encode_word(j, (const char *)word, (size_t)(at - word)))
-                return false;
-            word = at + n;
-        }
-        at += n;
-    }
-    return word == end || encode_word(j, (const char *)word, (size_t)(end - word));
-}
-
-/* The longest added token that stands here. */
-static const added *added_at(const tokenizer *t, const char *text, size_t bytes, bool normalized)
-{
-    const added *best = NULL;
-    for (int i = 0; i < t->added_count; i++) {
-        const added *a = &t->added[i];
-        if (a->normalized == normalized && a->bytes && a->bytes <= bytes && *a->text == *text && memcmp(a->text, text, a->bytes) == 0 &&
-            (!best || a->bytes > best->bytes))
-            best = a;
-    }
-    return best;
-}
-
-static size_t space_before(const char *text, size_t from, size_t at)
-{
-    ucs4_t c;
-    for (const uint8_t *p; at > from && (p = u8_prev(&c, (const uint8_t *)text + at, (const uint8_t *)text)) && uc_is_property_white_space(c);)
-        at = (size_t)((const char *)p - text);
-    return at < from ? from : at;
-}
-
-static size_t space_behind(const char *text, size_t at, size_t bytes)
-{
-    ucs4_t c;
-    for (int n; at < bytes && (n = u8_mbtouc(&c, (const uint8_t *)text + at, bytes - at)) > 0 && uc_is_property_white_space(c);)
-        at += (size_t)n;
-    return at;
-}
-
-static bool encode_between(job *j, const char *text, size_t bytes, bool normalized);
-
-/* Cuts the text at the added tokens that are looked for in this form of it. */
-static bool encode_split(job *j, const char *text, size_t bytes, bool normalized)
-{
-    size_t done = 0;
-    for (size_t at = 0; at < bytes;) {
-        const added *a = added_at(j->t, text + at, bytes - at, normalized);
-        if (!a) {
-            at++;
-            continue;
-        }
-        size_t start = a->left ? space_before(text, done, at) : at;
-        at += a->bytes;
-        if (start > done && !encode_between(j, text + done, start - done, normalized))
-            return false;
-        id_put(&j->ids, a->id);
-        done = a->right ? space_behind(text, at, bytes) : at;
-        at = done;
-    }
-    return done == bytes || encode_between(j, text + done, bytes - done, normalized);
-}
-
-static bool encode_between(job *j, const char *text, size_t bytes, bool normalized)
-{
-    if (normalized)
-        return encode_words(j, text, bytes);
-    text_buffer b = {0};
-    bool ok = charsmap_apply(&j->t->map, text, bytes, &b, j->st) && encode_split(j, b.text, b.used, true);
-    mem_free(b.text);
-    return ok;
-}
-
-int tokenizer_encode(const tokenizer *t, const char *text, int32_t *ids, int most, int *whole, status *st)
-{
-    job j = {.t = t, .ids = {.id = ids, .most = most - 1}, .st = st};
-    char *sound = text_repair(text, st);
-    bool ok = sound && encode_split(&j, sound, strlen(sound), false);
-    mem_free(sound);
-    mem_free(j.word.text);
-    mem_free(j.path.text);
-    if (!ok)
-        return -1;
-    int n = j.ids.count < j.ids.most ? j.ids.count : j.ids.most;
-    ids[n] = t->end;
-    if (whole)
-        *whole = j.ids.count + 1;
-    return n + 1;
 }

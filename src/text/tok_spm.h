@@ -2,8 +2,7 @@
 #ifndef PENSTOCK_TOK_SPM_H
 #define PENSTOCK_TOK_SPM_H
 
-#include "text/charsmap.h"
-#include "text/tokenizer.h"
+#include "text/tokenizer_impl.h"
 
 typedef struct unigram {
     int32_t count;        /* ids, those of pieces that are there twice included */
@@ -20,18 +19,6 @@ typedef struct unigram {
 bool unigram_read(unigram *u, const void *model, size_t bytes, int extra_ids, const char *name, status *st);
 void unigram_free(unigram *u);
 int32_t unigram_find(const unigram *u, const char *text, size_t bytes); /* its id, or -1 */
-
-typedef struct id_list {  /* the first `most` of all that were put in */
-    int32_t *id;
-    int most, count;
-} id_list;
-
-static inline void id_put(id_list *l, int32_t id)
-{
-    if (l->count < l->most)
-        l->id[l->count] = id;
-    l->count++;
-}
 
 /* The likeliest pieces of a word, in the memory of `scratch`. */
 bool unigram_cut(const unigram *u, const char *word, size_t bytes, text_buffer *scratch, id_list *out, status *st);
