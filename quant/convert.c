@@ -115,11 +115,13 @@ static bool list_tensors(out_list *l, const convert_request *q, status *st)
 
 /* ---- their types ---- */
 
+static bool is_quantized(const out_tensor *t) { return !t->draw && type_of(t->w->type)->safetensors == NULL; }
+
 /* Numbers that are quantized already are not decoded and quantized again: that would add the second error to the first. */
 static bool check_source(out_tensor *t, status *st)
 {
     weight_type have = t->w->type, want = t->e.type;
-    if (t->draw || (type_of(have)->safetensors != NULL))
+    if (!is_quantized(t))
         return true;
     if (have != want)
         return status_set(st, STATUS_BAD_FILE, "%s: tensor %s/%s is %s already and cannot become %s: quantize from the original weights",
@@ -129,23 +131,53 @@ static bool check_source(out_tensor *t, status *st)
     return true;
 }
 
-static bool choose_types(out_list *l, const convert_request *q, convert_report *report, status *st)
+/* The tensors as the policy sees them. Of a container that is of the wanted type already, what is quantized stays as it is. */
+static void list_for_policy(const out_list *l, weight_type wanted, policy_tensor *p)
+{
+    bool same = false;
+    for (int i = 0; i < l->count; i++)
+        same = same || (is_quantized(&l->tensor[i]) && l->tensor[i].w->type == wanted);
+    for (int i = 0; i < l->count; i++) {
+        const out_tensor *t = &l->tensor[i];
+        p[i] = (policy_tensor){.component = t->e.component, .name = t->e.name, .role = t->role, .matrix = t->e.matrix};
+        if (same && is_quantized(t)) {
+            p[i].type = t->w->type;
+            p[i].by_rule = true;
+        }
+    }
+}
+
+/* What the tensors become; false when the source forbids it. A head that the sample found stays with its type alone. */
+static bool set_types(out_list *l, const convert_request *q, const policy_tensor *p, status *st)
+{
+    for (int i = 0; i < l->count && status_ok(st); i++) {
+        out_tensor *t = &l->tensor[i];
+        t->head_known = t->head_known && t->e.type == p[i].type;
+        t->e = encoding_of(p[i].type, t->e.matrix, t->e.component, t->e.name);
+        if (t->draw)
+            t->random = random_of(q->seed, t->e.component, t->e.name, t->role, &t->e.matrix);
+        check_source(t, st);
+        t->probe = !t->copy && !p[i].by_rule && type_head_bytes(t->e.type) > 0;
+    }
+    return status_ok(st);
+}
+
+static uint64_t fixed_bytes(const out_list *l);
+
+static bool choose_types(out_list *l, const convert_request *q, convert_report *report, uint64_t *probe_bytes, status *st)
 {
     policy_tensor *p = mem_alloc((size_t)l->count + 1, sizeof *p, "policy", st);
     if (!p)
         return false;
-    for (int i = 0; i < l->count; i++) {
-        const out_tensor *t = &l->tensor[i];
-        p[i] = (policy_tensor){.component = t->e.component, .name = t->e.name, .role = t->role, .matrix = t->e.matrix};
+    uint64_t fixed = fixed_bytes(l), room = q->memory_bytes > fixed ? q->memory_bytes - fixed : 1;
+    list_for_policy(l, q->type, p);
+    if (policy_assign(q->type, q->rule, q->rules, p, l->count, st) && set_types(l, q, p, st) &&
+        convert_probe(l, q->memory_bytes ? room : 0, probe_bytes, st)) {
+        for (int i = 0; i < l->count; i++)
+            p[i].error = l->tensor[i].sampled_error;
+        if (policy_protect(q->type, p, l->count, st))
+            set_types(l, q, p, st);
     }
-    if (policy_choose(q->type, q->rule, q->rules, p, l->count, st))
-        for (int i = 0; i < l->count && status_ok(st); i++) {
-            out_tensor *t = &l->tensor[i];
-            t->e = encoding_of(p[i].type, t->e.matrix, t->e.component, t->e.name);
-            if (t->draw)
-                t->random = random_of(q->seed, t->e.component, t->e.name, t->role, &t->e.matrix);
-            check_source(t, st);
-        }
     report->bits = policy_bits(p, l->count);
     mem_free(p);
     return status_ok(st);
@@ -180,9 +212,11 @@ static uint64_t alone_bytes(const out_list *l, const convert_request *q)
 }
 
 /* As many threads, and as large chunks, as fit; smaller chunks first. */
-static bool fit_memory(out_list *l, const convert_request *q, int *threads, size_t *worker_bytes, status *st)
+static bool fit_memory(out_list *l, const convert_request *q, uint64_t probe_bytes, int *threads, size_t *worker_bytes, status *st)
 {
-    uint64_t fixed = fixed_bytes(l), alone = alone_bytes(l, q), room = q->memory_bytes > fixed ? q->memory_bytes - fixed : 0;
+    uint64_t fixed = fixed_bytes(l), alone = alone_bytes(l, q);
+    alone = alone > probe_bytes ? alone : probe_bytes;
+    uint64_t room = q->memory_bytes > fixed ? q->memory_bytes - fixed : 0;
     for (*threads = q->threads > 1 ? q->threads : 1; *threads > 0; --*threads)
         for (size_t target = CHUNK_BYTES; target >= CHUNK_BYTES / 64; target /= 4) {
             *worker_bytes = convert_worker_bytes(l, target);
@@ -320,8 +354,9 @@ bool convert(const convert_request *q, convert_report *report, status *st)
     out_list l = {0};
     int threads;
     size_t worker_bytes;
+    uint64_t probe_bytes = 0;
     *report = (convert_report){0};
-    bool ok = list_tensors(&l, q, st) && choose_types(&l, q, report, st) && fit_memory(&l, q, &threads, &worker_bytes, st) &&
+    bool ok = list_tensors(&l, q, st) && choose_types(&l, q, report, &probe_bytes, st) && fit_memory(&l, q, probe_bytes, &threads, &worker_bytes, st) &&
               list_unused(report, &l, q, st);
     pack_writer *w = ok ? pack_create(q->out, st) : NULL;
     if (w) {

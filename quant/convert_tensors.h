@@ -16,6 +16,8 @@ typedef struct out_tensor {
     bool draw;              /* from random */
     random_tensor random;
     int64_t chunk_rows;     /* done at once */
+    bool probe;             /* convert_probe is to look at it */
+    float sampled_error;    /* by convert_probe: relative RMS, of some rows; else 0 */
     bool head_known;
     uint8_t head[CODE_HEAD_BYTES];
     encode_sum sum;         /* of the chunks written so far */
@@ -27,8 +29,25 @@ typedef struct out_list {
     uint64_t numbers;
 } out_list;
 
+/* One thread's, for any tensor of the list. */
+typedef struct worker_memory {
+    uint8_t *raw, *units;
+    float *rows;
+    void *tmp, *scratch;
+} worker_memory;
+
 /* What one thread needs for any tensor of the list, with chunks of about `target` bytes of f32. Sets chunk_rows. */
 size_t convert_worker_bytes(out_list *l, size_t target);
+/* Divide as much memory as the last call of the above said. */
+worker_memory convert_divide(const out_list *l, char *p);
+/* Whole units of the source's file; rows as f32. */
+bool convert_read_units(const out_tensor *t, int64_t first, int64_t rows, uint8_t *out, status *st);
+bool convert_load_rows(const kernels *k, const out_tensor *t, int64_t first, int64_t rows, const worker_memory *m, float *out, status *st);
+/* The tables for a tensor, by some of its rows. Needs the memory of a chunk of PANEL_ROWS rows. */
+bool convert_find_head(const kernels *k, out_tensor *t, const worker_memory *m, uint8_t *head, status *st);
+/* Sample the tensors whose `probe` is set, in about `room` bytes (0: no limit; nothing is done when that is too little) of *needed. */
+bool convert_probe(out_list *l, uint64_t room, uint64_t *needed, status *st);
+
 /* Convert and write all tensors; `worker_bytes` from the last call of the above. */
 bool convert_run(out_list *l, pack_writer *w, const convert_request *q, int threads, size_t worker_bytes, status *st);
 

@@ -2,10 +2,9 @@
  * remains are matrices. A matrix gets what was asked for unless plain f16 rows would be smaller: a convolution over 4 channels, padded
  * to 32, or one with 4 rows in a panel of 16.
  *
- * Under an average (q4, q5, q8) upgrades are granted in this order, the cheapest first within each step, as long as the average
- * holds: (1) depths below 32 to f16, which the rotation does not reach; (2) edges one type finer: first and last layers, time and
- * modulation; (3) small edges to f16; (4) q4 to q8 in components that are a small part of the whole: next to a large text encoder a
- * decoder costs one percent, and its errors are seen as they are. */
+ * Under an average (q4, q5, q8) upgrades are granted in the order of enum step, the cheapest first within each, as long as the
+ * average holds. What cannot be told from a role is told by name: the layers behind a feed-forward's gate, whose inputs are the
+ * widest spread (T5's wo); protecting them is worth most of what there is left to spend. */
 #include "quant/policy.h"
 
 #include <assert.h>
@@ -20,6 +19,37 @@
 static const double Q4_BITS = 4.48, Q5_BITS = 5.48, Q8_BITS = 8.48;
 
 enum { SMALL_EDGE = 64 * 1024, SHALLOW = 32, SMALL_COMPONENT = 16 /* one part in */ };
+
+enum step {
+    POOR,         /* a tensor that would lose more than others do, as its sampled error says: one type finer */
+    SHALLOW_F16,  /* depths below 32, which the rotation does not reach */
+    EDGE_FINER,   /* first and last layers, time and modulation: one type finer */
+    PART_FINER,   /* components that are a small part of the whole: next to a large text encoder a decoder costs one percent, and its
+                     errors are seen as they are */
+    EDGE_Q8,
+    EDGE_F16,     /* small ones */
+    PART_Q8,
+    SENSITIVE     /* by name: one type finer */
+};
+
+static const char *const sensitive[] = {"*.DenseReluDense.wo.weight", "*.ff.net.2.weight", "*.ff_context.net.2.weight"};
+
+/* Relative errors beyond which a tensor is poor, a little below what is promised: a sample is not the whole. */
+static const double POOR_Q4 = 0.082, POOR_Q5 = 0.045, TOO_POOR_FOR_Q5 = 0.14; /* which has little more than half of q4's error */
+
+static bool is_coded(weight_type type) { return type == TYPE_Q4 || type == TYPE_Q5; }
+
+static weight_type finer(weight_type type) { return type == TYPE_Q4 ? TYPE_Q5 : TYPE_Q8; }
+
+static double promised_bits(weight_type type) { return type == TYPE_Q4 ? Q4_BITS : type == TYPE_Q5 ? Q5_BITS : Q8_BITS; }
+
+static bool is_sensitive(const char *name)
+{
+    for (size_t i = 0; i < sizeof sensitive / sizeof *sensitive; i++)
+        if (fnmatch(sensitive[i], name, 0) == 0)
+            return true;
+    return false;
+}
 
 bool policy_type(const char *text, weight_type *out, status *st)
 {
@@ -100,7 +130,8 @@ static bool apply_rule(const type_rule *r, policy_tensor *t, int count, status *
 /* ---- upgrades ---- */
 
 typedef struct upgrade {
-    int tensor, step;
+    int tensor;
+    enum step step;
     weight_type to;
     double cost; /* bytes */
 } upgrade;
@@ -109,13 +140,13 @@ static int by_importance(const void *x, const void *y)
 {
     const upgrade *a = x, *b = y;
     if (a->step != b->step)
-        return a->step - b->step;
+        return (int)a->step - (int)b->step;
     if (a->cost != b->cost)
         return a->cost < b->cost ? -1 : 1;
     return a->tensor - b->tensor;
 }
 
-static void offer(upgrade *list, int *n, const policy_tensor *t, int i, int step, weight_type to)
+static void offer(upgrade *list, int *n, const policy_tensor *t, int i, enum step step, weight_type to)
 {
     double cost = bytes_as(&t[i], to) - bytes_as(&t[i], t[i].type);
     if (to != t[i].type && cost > 0)
@@ -144,9 +175,36 @@ static double numbers_in(const policy_tensor *t, int count, const char *componen
     return sum;
 }
 
-static bool protect(weight_type wanted, policy_tensor *t, int count, status *st)
+enum { MOST_OFFERS = 8 }; /* for one tensor */
+
+static void offer_all(upgrade *list, int *n, const policy_tensor *t, int i, bool small)
 {
-    upgrade *list = mem_alloc((size_t)count * 3 + 1, sizeof *list, "policy", st);
+    const policy_tensor *x = &t[i];
+    bool edge = x->role == ROLE_EDGE, coded = is_coded(x->type);
+    weight_type one = suitable(x, finer(x->type)), q8 = suitable(x, TYPE_Q8);
+    if (coded && x->error > (x->type == TYPE_Q4 ? POOR_Q4 : POOR_Q5))
+        offer(list, n, t, i, POOR, x->error > TOO_POOR_FOR_Q5 ? q8 : one);
+    if (x->matrix.depth < SHALLOW)
+        offer(list, n, t, i, SHALLOW_F16, TYPE_F16);
+    else if (edge && coded) {
+        offer(list, n, t, i, EDGE_FINER, one);
+        offer(list, n, t, i, EDGE_Q8, q8);
+    }
+    if (edge && numbers(x) <= SMALL_EDGE)
+        offer(list, n, t, i, EDGE_F16, TYPE_F16);
+    if (small && coded) {
+        offer(list, n, t, i, PART_FINER, one);
+        offer(list, n, t, i, PART_Q8, q8);
+    }
+    if (coded && is_sensitive(x->name))
+        offer(list, n, t, i, SENSITIVE, one);
+}
+
+bool policy_protect(weight_type wanted, policy_tensor *t, int count, status *st)
+{
+    if (!type_of(wanted)->panels)
+        return true;
+    upgrade *list = mem_alloc((size_t)count * MOST_OFFERS + 1, sizeof *list, "policy", st);
     if (!list)
         return false;
     int n = 0;
@@ -160,15 +218,8 @@ static bool protect(weight_type wanted, policy_tensor *t, int count, status *st)
             component = t[i].component;
             small = numbers_in(t, count, component) * SMALL_COMPONENT <= all;
         }
-        room += numbers(&t[i]) * (wanted == TYPE_Q4 ? Q4_BITS : wanted == TYPE_Q5 ? Q5_BITS : Q8_BITS) / 8 - bytes_as(&t[i], t[i].type);
-        if (t[i].matrix.depth < SHALLOW)
-            offer(list, &n, t, i, 1, TYPE_F16);
-        else if (t[i].role == ROLE_EDGE && wanted != TYPE_Q8)
-            offer(list, &n, t, i, 2, suitable(&t[i], TYPE_Q8));
-        if (t[i].role == ROLE_EDGE && numbers(&t[i]) <= SMALL_EDGE)
-            offer(list, &n, t, i, 3, TYPE_F16);
-        if (small && t[i].type != TYPE_Q8)
-            offer(list, &n, t, i, 4, suitable(&t[i], TYPE_Q8));
+        room += numbers(&t[i]) * promised_bits(wanted) / 8 - bytes_as(&t[i], t[i].type);
+        offer_all(list, &n, t, i, small);
     }
     qsort(list, (size_t)n, sizeof *list, by_importance);
     grant(list, n, t, &room);
@@ -176,17 +227,16 @@ static bool protect(weight_type wanted, policy_tensor *t, int count, status *st)
     return true;
 }
 
-bool policy_choose(weight_type wanted, const type_rule *rule, int rules, policy_tensor *t, int count, status *st)
+bool policy_assign(weight_type wanted, const type_rule *rule, int rules, policy_tensor *t, int count, status *st)
 {
     assert(type_writable(wanted));
-    for (int i = 0; i < count; i++) {
-        t[i].type = t[i].role == ROLE_VECTOR ? TYPE_F32 : suitable(&t[i], wanted);
-        t[i].by_rule = false;
-    }
+    for (int i = 0; i < count; i++)
+        if (!t[i].by_rule)
+            t[i].type = t[i].role == ROLE_VECTOR ? TYPE_F32 : suitable(&t[i], wanted);
     for (int i = 0; i < rules; i++)
         if (!apply_rule(&rule[i], t, count, st))
             return false;
-    return !type_of(wanted)->panels || protect(wanted, t, count, st);
+    return true;
 }
 
 double policy_bits(const policy_tensor *t, int count)

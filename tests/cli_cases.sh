@@ -248,7 +248,7 @@ whole_way() { # MODEL TYPE
     container "$1" "$2" && penstock inspect c.penstock && is 0 && has ../out text_encoder transformer vae && penstock verify c.penstock && is 0 &&
         penstock generate -m c.penstock -p "a red fox" -W 32 -H 32 --steps 2 -s 1 -q -o out.png && works && pixels out.png
 }
-container_json() { container sigma_small q8 && penstock inspect c.penstock --json && is 0 && json ../out 'bool(d)'; }
+container_json() { container sigma_small q8 && penstock inspect c.penstock --json && is 0 && json ../out '0 < d["types"]["q8"]["error_mean"] <= d["error_worst"] < 0.02 and bool(d["worst_tensor"])'; }
 container_exact() { # an f32 container gives the folder's numbers
     container "$1" f32 || return 1
     set -- -p "a red fox" -W 32 -H 32 --steps 2 -s 1 -q --precision f32
@@ -268,7 +268,7 @@ damaged_verify() { container sigma_small q8 && damage && penstock verify c.penst
 damaged_run() { container sigma_small q8 && damage && penstock generate -m c.penstock -p fox --steps 1 -q -o out.png; is 3 && sentence && [ ! -e out.png ]; }
 truncated_container() { container sigma_small q8 && cut_file c.penstock "$1" && penstock generate -m c.penstock -p fox --steps 1 -q -o out.png; is 3 && sentence && [ ! -e out.png ]; }
 no_container() { head -c 5000 /dev/zero >c.penstock; penstock generate -m c.penstock -p fox -q -o out.png; is 3 && sentence; }
-quantize_bad_type() { refused 2 q5 -- quantize "$S" -o c.penstock --type q5; }
+quantize_bad_type() { refused 2 q6 -- quantize "$S" -o c.penstock --type q6; }
 quantize_missing() { refused 3 -- quantize nowhere -o c.penstock --type q4; }
 quantize_spoiled() { copy sigma_small && cut_file model/transformer/diffusion_pytorch_model.safetensors 100 && penstock quantize model -o c.penstock --type q4 -q; is 3 && [ ! -e c.penstock ] && [ "$(ls)" = model ]; }
 
@@ -402,6 +402,7 @@ try 'inspect --json' inspect_json
 try 'inspect --tensors' inspect_tensors
 
 try 'container q4' whole_way sigma_small q4
+try 'container q5' whole_way sigma_small q5
 try 'container q8' whole_way sigma_odd q8
 try 'container f16' whole_way alpha_tiny f16
 try 'container bf16' whole_way sigma_wide bf16

@@ -11,6 +11,9 @@ typedef struct tally {
     uint64_t tensors, parameters, bytes;
     uint64_t of_type[TYPE_COUNT];   /* parameters */
     double error, error_weight;     /* sum of error^2 x parameters where known, and those parameters */
+    double errors;                  /* of what is quantized, where known: their sum, their number, the worst */
+    uint64_t quantized;
+    const weight *worst;
 } tally;
 
 static uint64_t parameters_of(const weight *w)
@@ -40,10 +43,26 @@ static void count(tally *t, const weight *w)
         t->error += (double)w->error * w->error * (double)n;
         t->error_weight += (double)n;
     }
+    if (!isnan(w->error) && !type_of(w->type)->safetensors) {
+        t->errors += (double)w->error;
+        t->quantized++;
+        t->worst = !t->worst || w->error > t->worst->error ? w : t->worst;
+    }
 }
 
 static double bits(const tally *t) { return t->parameters ? 8.0 * (double)t->bytes / (double)t->parameters : 0; }
 static double mean_error(const tally *t) { return t->error_weight > 0 ? sqrt(t->error / t->error_weight) : NAN; }
+
+/* Of the quantized tensors, each of which counts once; absent where nothing is known. */
+static void add_errors(json_object *j, const tally *t)
+{
+    if (!t->quantized)
+        return;
+    json_object_object_add(j, "error_mean", json_object_new_double(t->errors / (double)t->quantized));
+    json_object_object_add(j, "error_worst", json_object_new_double(t->worst->error));
+    json_object_object_add(j, "worst_component", json_object_new_string(t->worst->component));
+    json_object_object_add(j, "worst_tensor", json_object_new_string(t->worst->name));
+}
 
 static void add_tally(json_object *j, const tally *t)
 {
@@ -57,6 +76,7 @@ static void add_tally(json_object *j, const tally *t)
             json_object_object_add(types, type_of((weight_type)i)->name, json_object_new_uint64(t->of_type[i]));
     json_object_object_add(j, "parameters_by_type", types);
     json_object_object_add(j, "quantization_error", t->error_weight > 0 ? json_object_new_double(mean_error(t)) : NULL);
+    add_errors(j, t);
 }
 
 static json_object *tensor_row(const weight *w)
@@ -97,13 +117,32 @@ static void print_tally(const char *name, const tally *t)
     printf("\n");
 }
 
-static void for_people(const source *s, const tally *part, const tally *all, bool tensors)
+/* What quantizing cost, by type: the mean over its tensors, and the worst of them. */
+static void print_types(const tally *type)
+{
+    char size[SIZE_TEXT];
+    printf("\n%-20s %8s %15s %9s %7s  %7s %7s  %s\n", "type", "tensors", "parameters", "size", "bits", "mean", "worst", "worst tensor");
+    for (int i = 0; i < TYPE_COUNT; i++) {
+        const tally *t = &type[i];
+        if (!t->tensors)
+            continue;
+        printf("%-20s %8" PRIu64 " %15" PRIu64 " %9s %7.3f", type_of((weight_type)i)->name, t->tensors, t->parameters, size_text(t->bytes, size),
+               bits(t));
+        if (t->quantized)
+            printf("  %7.4f %7.4f  %s%s%s", t->errors / (double)t->quantized, t->worst->error, t->worst->component,
+                   *t->worst->component ? "/" : "", t->worst->name);
+        printf("\n");
+    }
+}
+
+static void for_people(const source *s, const tally *part, const tally *all, const tally *type, bool tensors)
 {
     printf("%s: %s, %d component%s\n\n", s->path, s->container ? "container" : "folder", s->components, s->components == 1 ? "" : "s");
     printf("%-20s %8s %15s %9s %7s  %7s  %s\n", "component", "tensors", "parameters", "size", "bits", "error", "types");
     for (int c = 0; c < s->components; c++)
         print_tally(*s->component[c] ? s->component[c] : ".", &part[c]);
     print_tally("all", all);
+    print_types(type);
     if (s->blobs)
         printf("\nfiles:");
     for (int i = 0; i < s->blobs; i++)
@@ -115,7 +154,25 @@ static void for_people(const source *s, const tally *part, const tally *all, boo
         print_tensor(&s->weight[i]);
 }
 
-static void for_machines(const source *s, const tally *part, const tally *all, bool tensors)
+static json_object *type_rows(const tally *type)
+{
+    json_object *rows = json_object_new_object();
+    for (int i = 0; i < TYPE_COUNT; i++) {
+        const tally *t = &type[i];
+        if (!t->tensors)
+            continue;
+        json_object *row = json_object_new_object();
+        json_object_object_add(row, "tensors", json_object_new_uint64(t->tensors));
+        json_object_object_add(row, "parameters", json_object_new_uint64(t->parameters));
+        json_object_object_add(row, "bytes", json_object_new_uint64(t->bytes));
+        json_object_object_add(row, "bits_per_weight", json_object_new_double(bits(t)));
+        add_errors(row, t);
+        json_object_object_add(rows, type_of((weight_type)i)->name, row);
+    }
+    return rows;
+}
+
+static void for_machines(const source *s, const tally *part, const tally *all, const tally *type, bool tensors)
 {
     json_object *j = json_object_new_object(), *components = json_object_new_array(), *files = json_object_new_array();
     json_object_object_add(j, "model", json_object_new_string(s->path));
@@ -128,6 +185,7 @@ static void for_machines(const source *s, const tally *part, const tally *all, b
         json_object_array_add(components, row);
     }
     json_object_object_add(j, "components", components);
+    json_object_object_add(j, "types", type_rows(type));
     for (int i = 0; i < s->blobs; i++)
         json_object_array_add(files, json_object_new_string(s->blob[i].name));
     json_object_object_add(j, "files", files);
@@ -143,7 +201,7 @@ static void for_machines(const source *s, const tally *part, const tally *all, b
 bool cmd_inspect(const options *o, status *st)
 {
     enum { MOST = 64 };
-    tally part[MOST] = {0}, all = {0};
+    tally part[MOST] = {0}, all = {0}, type[TYPE_COUNT] = {0};
     source *s = open_model(o, st);
     if (!s)
         return false;
@@ -151,12 +209,13 @@ bool cmd_inspect(const options *o, status *st)
         status_set(st, STATUS_BAD_FILE, "%s: %d components", s->path, s->components);
     for (int i = 0; status_ok(st) && i < s->weights; i++) {
         count(&all, &s->weight[i]);
+        count(&type[s->weight[i].type], &s->weight[i]);
         for (int c = 0; c < s->components; c++)
             if (strcmp(s->component[c], s->weight[i].component) == 0)
                 count(&part[c], &s->weight[i]);
     }
     if (status_ok(st))
-        (o->json ? for_machines : for_people)(s, part, &all, o->list_tensors);
+        (o->json ? for_machines : for_people)(s, part, &all, type, o->list_tensors);
     source_close(s);
     return status_ok(st);
 }
