@@ -58,7 +58,7 @@ static uint64_t bytes_read(const source *src)
 {
     uint64_t n = 0;
     for (int i = 0; i < src->files; i++)
-        n += io_bytes_read(src->file[i]);
+        n += io_can_map(src->file[i]) ? io_bytes_read(src->file[i]) : 0; /* a view's bytes were read from another one */
     return n;
 }
 

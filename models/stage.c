@@ -46,7 +46,8 @@ static const levers ladder[] = { /* from roomy to narrow: slabs of tokens, bands
 };
 static const uint64_t unit_ladder[] = {4 << 20, 2 << 20, 1 << 20, 512 << 10, 256 << 10, 64 << 10, 1};
 enum { READERS = 2 }; /* a virtual disk gave 0.7 GB/s to one request at a time, 0.8 to 1.3 to several */
-enum { LEVELS = sizeof ladder / sizeof ladder[0], UNIT_LEVELS = sizeof unit_ladder / sizeof unit_ladder[0], MOST_RING = 32 << 20 };
+enum { LEVELS = sizeof ladder / sizeof ladder[0], UNIT_LEVELS = sizeof unit_ladder / sizeof unit_ladder[0], MOST_RING = 32 << 20,
+       MOST_PINS = 1 << 30 /* without a budget, of weights that cannot be mapped */ };
 
 static bool record(stage *s, const levers *lever, const void *ctx)
 {
@@ -161,6 +162,9 @@ bool stage_plan(stage *s, engine *e, const char *component, const char *name, co
         s->lever = ladder[0];
         s->how.mapped = true;
         ok = record(s, &s->lever, ctx);
+        if (ok && !plan_mappable(&s->plan, e->source))
+            s->how = (residency){.ring_bytes = stream_least_ring(&s->plan, unit_ladder[0]) + MOST_RING, .unit_bytes = unit_ladder[0],
+                                 .pin_bytes = passes > 1 ? MOST_PINS : 0, .readers = READERS};
     }
     if (ok)
         fill_row(s, base);

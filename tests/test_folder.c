@@ -315,11 +315,14 @@ Test(folder, what_is_no_model)
 {
     refused("has neither a model_index.json nor a config.json");
     put_text("config.json", "{}");
-    put_text("pytorch_model.bin", "x");
-    refused("pytorch_model.bin: weights of this kind are not read yet; convert them to safetensors");
     put_text("a.ckpt", "x");
-    refused("a.ckpt: weights of this kind");
+    refused("a.ckpt: is under none of the names");
+    put_text("a.ckpt.h5", "x");
     unlink(at("a.ckpt"));
+    refused("a.ckpt.h5: weights of this kind are not read");
+    unlink(at("a.ckpt.h5"));
+    put_text("pytorch_model.bin", "x");
+    refused("pytorch_model.bin: not a safetensors file");
     unlink(at("pytorch_model.bin"));
     put_tensors("other.safetensors", W24, 24);
     refused("other.safetensors: is under none of the names");
@@ -352,14 +355,14 @@ Test(folder, weights_nobody_reads_may_be_of_any_kind)
     cr_assert(s, "%s", st.text);
     source_close(s);
     unlink(at("vae/diffusion_pytorch_model.safetensors"));
-    refused("vae/diffusion_pytorch_model.bin: weights of this kind");
+    refused("vae/diffusion_pytorch_model.bin: not a safetensors file");
 }
 
 Test(folder, single_files)
 {
     static const struct { const char *bytes; size_t count; const char *word; } cases[] = {
-        {"GGUF\3\0\0\0", 8, "GGUF"}, {"PK\3\4xxxx", 8, "PyTorch"}, {"\x80\2}q", 4, "PyTorch"}, {"hello, world", 12, "neither a .penstock"}, {"", 0, "neither a .penstock"},
-        {"\x05\0\0\0\0\0\0\0{    ", 13, "single safetensors"},
+        {"GGUF\3\0\0\0", 8, "GGUF header"}, {"PK\3\4xxxx", 8, "zip archive"}, {"\x80\2}q", 4, "bare pickle"}, {"hello, world", 12, "neither a .penstock"}, {"", 0, "neither a .penstock"},
+        {"\x05\0\0\0\0\0\0\0{    ", 13, "header is malformed"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         status st = STATUS_INIT;

@@ -7,9 +7,12 @@
 #include "tools/command.h"
 #include "tools/sizes.h"
 
+enum { MOST_STORED = 16 };
+
 typedef struct tally {
     uint64_t tensors, parameters, bytes;
     uint64_t of_type[TYPE_COUNT];   /* parameters */
+    struct { const char *name; uint64_t parameters; } of_stored[MOST_STORED]; /* of formats that only their reader knows, in order of appearance */
     double error, error_weight;     /* sum of error^2 x parameters where known, and those parameters */
     double errors;                  /* of what is quantized, where known: their sum, their number, the worst */
     uint64_t quantized;
@@ -29,7 +32,22 @@ static uint64_t bytes_of(const weight *w)
     uint64_t n = 0;
     for (int i = 0; i < w->parts; i++)
         n += w->part[i].bytes;
-    return n;
+    return w->stored ? w->stored_bytes : n;
+}
+
+static const char *type_name(const weight *w) { return w->stored ? w->stored : type_of(w->type)->name; }
+
+static void count_type(tally *t, const weight *w, uint64_t n)
+{
+    if (!w->stored) {
+        t->of_type[w->type] += n;
+        return;
+    }
+    int i = 0;
+    while (i < MOST_STORED - 1 && t->of_stored[i].name && strcmp(t->of_stored[i].name, w->stored) != 0)
+        i++;
+    t->of_stored[i].name = w->stored;
+    t->of_stored[i].parameters += n;
 }
 
 static void count(tally *t, const weight *w)
@@ -38,7 +56,7 @@ static void count(tally *t, const weight *w)
     t->tensors++;
     t->parameters += n;
     t->bytes += bytes_of(w);
-    t->of_type[w->type] += n;
+    count_type(t, w, n);
     if (!isnan(w->error)) {
         t->error += (double)w->error * w->error * (double)n;
         t->error_weight += (double)n;
@@ -74,6 +92,8 @@ static void add_tally(json_object *j, const tally *t)
     for (int i = 0; i < TYPE_COUNT; i++)
         if (t->of_type[i])
             json_object_object_add(types, type_of((weight_type)i)->name, json_object_new_uint64(t->of_type[i]));
+    for (int i = 0; i < MOST_STORED && t->of_stored[i].name; i++)
+        json_object_object_add(types, t->of_stored[i].name, json_object_new_uint64(t->of_stored[i].parameters));
     json_object_object_add(j, "parameters_by_type", types);
     json_object_object_add(j, "quantization_error", t->error_weight > 0 ? json_object_new_double(mean_error(t)) : NULL);
     add_errors(j, t);
@@ -87,7 +107,7 @@ static json_object *tensor_row(const weight *w)
     json_object_object_add(j, "component", json_object_new_string(w->component));
     json_object_object_add(j, "name", json_object_new_string(w->name));
     json_object_object_add(j, "shape", shape);
-    json_object_object_add(j, "type", json_object_new_string(type_of(w->type)->name));
+    json_object_object_add(j, "type", json_object_new_string(type_name(w)));
     json_object_object_add(j, "bytes", json_object_new_uint64(bytes_of(w)));
     json_object_object_add(j, "rotation", json_object_new_int(w->rotation_log2 ? 1 << w->rotation_log2 : 0));
     json_object_object_add(j, "error", isnan(w->error) ? NULL : json_object_new_double(w->error));
@@ -99,7 +119,7 @@ static void print_tensor(const weight *w)
     char shape[128] = "";
     for (int d = 0, n = 0; d < w->dims && n < 100; d++)
         n += snprintf(shape + n, sizeof shape - (size_t)n, "%s%" PRId64, d ? "x" : "", w->shape[d]);
-    printf("%-16s %-72s %-18s %-8s %12" PRIu64, w->component, w->name, shape, type_of(w->type)->name, bytes_of(w));
+    printf("%-16s %-72s %-18s %-8s %12" PRIu64, w->component, w->name, shape, type_name(w), bytes_of(w));
     printf(isnan(w->error) ? "\n" : "  %.4f\n", w->error);
 }
 
@@ -114,6 +134,8 @@ static void print_tally(const char *name, const tally *t)
     for (int i = 0; i < TYPE_COUNT; i++)
         if (t->of_type[i])
             printf(" %s %.1f%%", type_of((weight_type)i)->name, 100.0 * (double)t->of_type[i] / (double)t->parameters);
+    for (int i = 0; i < MOST_STORED && t->of_stored[i].name; i++)
+        printf(" %s %.1f%%", t->of_stored[i].name, 100.0 * (double)t->of_stored[i].parameters / (double)t->parameters);
     printf("\n");
 }
 
@@ -137,7 +159,7 @@ static void print_types(const tally *type)
 
 static void for_people(const source *s, const tally *part, const tally *all, const tally *type, bool tensors)
 {
-    printf("%s: %s, %d component%s\n\n", s->path, s->container ? "container" : "folder", s->components, s->components == 1 ? "" : "s");
+    printf("%s: %s, %d component%s\n\n", s->path, s->container ? "container" : s->single ? "single file" : "folder", s->components, s->components == 1 ? "" : "s");
     printf("%-20s %8s %15s %9s %7s  %7s  %s\n", "component", "tensors", "parameters", "size", "bits", "error", "types");
     for (int c = 0; c < s->components; c++)
         print_tally(*s->component[c] ? s->component[c] : ".", &part[c]);

@@ -2,11 +2,13 @@
 
 #include <inttypes.h>
 #include <limits.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
 #include "base/mem.h"
+#include "import/gguf_blocks.h"
 
 /* Room for one more of `size` bytes behind `used`. */
 static bool grow(draft *d, void *array, int used, int *room, size_t size, const char *what)
@@ -69,21 +71,44 @@ bool draft_file(draft *d, io *f, const char *label)
     return true;
 }
 
-void draft_weight_add(draft *d, const safetensor *t)
+/* The view of the last file; NULL with st set. */
+static draft_view *view_of(draft *d)
 {
-    draft_weight w = {.t = *t, .component = d->components - 1, .file = d->files - 1};
-    if (!grow(d, &d->weight, d->weights, &d->weight_room, sizeof *d->weight, "weights") || !keep(d, t->name, &w.name))
+    if (d->views > 0 && d->view[d->views - 1].file == d->files - 1)
+        return &d->view[d->views - 1];
+    if (!grow(d, &d->view, d->views, &d->view_room, sizeof *d->view, "views"))
+        return NULL;
+    d->view[d->views] = (draft_view){.file = d->files - 1};
+    return &d->view[d->views++];
+}
+
+void draft_weight_of(draft *d, int component, const char *name, const file_tensor *t)
+{
+    draft_weight w = {.t = *t, .component = component, .file = d->files - 1, .view = -1};
+    if (!grow(d, &d->weight, d->weights, &d->weight_room, sizeof *d->weight, "weights") || !keep(d, name, &w.name))
         return;
+    if (t->blocks || t->transposed) {
+        draft_view *v = view_of(d);
+        if (!v || !view_add(&v->plan, &w.t, d->st))
+            return;
+        w.view = d->views - 1;
+        w.stored = t->blocks ? t->blocks->name : NULL;
+        w.stored_bytes = t->bytes;
+    }
     w.t.name = NULL;
     d->weight[d->weights++] = w;
 }
 
-void draft_blob_add(draft *d, const char *name, uint64_t bytes)
+void draft_weight_add(draft *d, const file_tensor *t) { draft_weight_of(d, d->components - 1, t->name, t); }
+
+void draft_blob_from(draft *d, const char *name, const char *path, uint64_t bytes)
 {
-    draft_blob b = {.bytes = bytes};
-    if (grow(d, &d->blob, d->blobs, &d->blob_room, sizeof *d->blob, "small files") && keep(d, name, &b.name))
+    draft_blob b = {.bytes = bytes, .path = SIZE_MAX};
+    if (grow(d, &d->blob, d->blobs, &d->blob_room, sizeof *d->blob, "small files") && keep(d, name, &b.name) && (!path || keep(d, path, &b.path)))
         d->blob[d->blobs++] = b;
 }
+
+void draft_blob_add(draft *d, const char *name, uint64_t bytes) { draft_blob_from(d, name, NULL, bytes); }
 
 /* ---- packing ---- */
 
@@ -113,7 +138,8 @@ static bool shape_matrix(draft *d, weight *w)
 static void fill_weight(const draft *d, const draft_weight *from, const char *text, weight *w, weight_part *part)
 {
     *w = (weight){.component = text + d->component[from->component], .name = text + from->name, .type = from->t.type, .dims = from->t.dims,
-                  .error = 0, .file = from->file, .parts = 1, .part = part};
+                  .error = from->stored ? NAN : 0, .file = from->view < 0 ? from->file : d->view[from->view].file, .parts = 1, .part = part,
+                    .stored = from->stored, .stored_bytes = from->stored_bytes};
     memcpy(w->shape, from->t.shape, sizeof w->shape);
     *part = (weight_part){.offset = from->t.offset, .bytes = from->t.bytes, .extent = -1};
 }
@@ -146,7 +172,8 @@ static void fill_rest(const draft *d, source *s, const char *text)
     for (int i = 0; i < d->components; i++)
         s->component[i] = text + d->component[i];
     for (int i = 0; i < d->blobs; i++)
-        s->blob[i] = (source_blob){.name = text + d->blob[i].name, .file = -1, .bytes = d->blob[i].bytes, .extent = -1};
+        s->blob[i] = (source_blob){.name = text + d->blob[i].name, .path = d->blob[i].path == SIZE_MAX ? NULL : text + d->blob[i].path, .file = -1,
+                                   .bytes = d->blob[i].bytes, .extent = -1};
     if (d->blobs > 1)
         qsort(s->blob, (size_t)d->blobs, sizeof *s->blob, by_blob_name);
 }
@@ -201,15 +228,30 @@ static bool fill(draft *d, source *s)
     return fill_weights(d, s, text, (weight_part *)(void *)(block + l.part));
 }
 
+/* Views become files behind the real ones. */
+static bool open_views(draft *d)
+{
+    for (int i = 0; i < d->views && status_ok(d->st); i++) {
+        draft_view *v = &d->view[i];
+        io *f = v->plan.size ? view_open(d->file[v->file], &v->plan, d->st) : NULL;
+        if (f && draft_file(d, f, "view"))
+            v->file = d->files - 1;
+    }
+    return status_ok(d->st);
+}
+
 source *draft_finish(draft *d)
 {
-    source *s = status_ok(d->st) ? mem_alloc(1, sizeof *s, "source", d->st) : NULL;
+    source *s = status_ok(d->st) && open_views(d) ? mem_alloc(1, sizeof *s, "source", d->st) : NULL;
     if (s && !fill(d, s)) {
         source_close(s);
         s = NULL;
     }
     for (int i = 0; i < d->files; i++) /* those that the source did not take */
         io_close(d->file[i]);
+    for (int i = 0; i < d->views; i++)
+        mem_free(d->view[i].plan.item);
+    mem_free(d->view);
     mem_free(d->file);
     mem_free(d->text);
     mem_free(d->component);

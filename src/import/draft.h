@@ -4,17 +4,25 @@
 #ifndef PENSTOCK_DRAFT_H
 #define PENSTOCK_DRAFT_H
 
-#include "import/safetensors.h"
-#include "weights/source.h"
+#include "import/table.h"
+#include "import/view.h"
 
 typedef struct draft_weight {
-    safetensor t;       /* its name is not valid: see `name` */
+    file_tensor t;      /* its name is not valid: see `name` */
     size_t name;        /* in draft.text */
     int component, file;
+    int view;           /* index into draft.view when its file is a view of that file, -1 */
+    const char *stored;
+    uint64_t stored_bytes;
 } draft_weight;
 
+typedef struct draft_view {
+    view_plan plan;
+    int file;           /* what it is a view of, and in the end its own place among the files */
+} draft_view;
+
 typedef struct draft_blob {
-    size_t name;
+    size_t name, path;  /* path: SIZE_MAX where it is the name */
     uint64_t bytes;
 } draft_blob;
 
@@ -29,6 +37,8 @@ typedef struct draft {
     int weights, weight_room;
     io **file;
     int files, file_room;
+    draft_view *view;
+    int views, view_room;
     draft_blob *blob;
     int blobs, blob_room;
     uint64_t hash;
@@ -38,8 +48,10 @@ void draft_component(draft *d, const char *name);           /* further weights b
 /* Takes f over, also on an error (then it is closed, and false). label: the file's name inside the folder, for the hash. */
 bool draft_file(draft *d, io *f, const char *label);
 void draft_hash(draft *d, const void *bytes, size_t count); /* the order counts */
-void draft_weight_add(draft *d, const safetensor *t);       /* of the last component, in the last file */
+void draft_weight_add(draft *d, const file_tensor *t);      /* of the last component, in the last file */
+void draft_weight_of(draft *d, int component, const char *name, const file_tensor *t); /* the same, of that component, under that name */
 void draft_blob_add(draft *d, const char *name, uint64_t bytes);
+void draft_blob_from(draft *d, const char *name, const char *path, uint64_t bytes); /* one that lies somewhere else */
 
 /* The source, or NULL with st set. Frees the draft's own memory either way. */
 source *draft_finish(draft *d);

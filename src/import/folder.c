@@ -112,31 +112,35 @@ static bool try_file(folder *f, const char *component, choice *c)
 }
 
 /* diffusers looks for shards first, transformers for one file; a variant's index has had two spellings. */
-static bool choose_variant(folder *f, const char *component, const char *variant, choice *c)
+static bool choose_variant(folder *f, const char *component, const char *const base[2], const char *ending, const char *variant, choice *c)
 {
-    static const char diffusers[] = "diffusion_pytorch_model", transformers[] = "model";
-    const char *const base[] = {diffusers, transformers};
     for (int i = 0; i < 2; i++)
         for (int step = 0; step < 3; step++) {
-            int which = base[i] == transformers ? (step + 2) % 3 : step;
+            int which = i == 1 ? (step + 2) % 3 : step;
             if (which == 0)
-                snprintf(c->file, sizeof c->file, "%s.safetensors.index%s.json", base[i], variant);
+                snprintf(c->file, sizeof c->file, "%s.%s.index%s.json", base[i], ending, variant);
             else if (which == 1)
-                snprintf(c->file, sizeof c->file, "%s.safetensors%s.index.json", base[i], variant);
+                snprintf(c->file, sizeof c->file, "%s.%s%s.index.json", base[i], ending, variant);
             else
-                snprintf(c->file, sizeof c->file, "%s%s.safetensors", base[i], variant);
+                snprintf(c->file, sizeof c->file, "%s%s.%s", base[i], variant, ending);
             if (try_file(f, component, c))
                 return true;
         }
     return false;
 }
 
+/* Any safetensors before any pickle. */
 static bool choose(folder *f, const char *component, choice *c)
 {
+    static const struct { const char *base[2], *ending; } kinds[] = {
+        {{"diffusion_pytorch_model", "model"}, "safetensors"},
+        {{"diffusion_pytorch_model", "pytorch_model"}, "bin"},
+    };
     static const char *const variants[] = {"", ".fp16", ".bf16", ".non_ema"};
-    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
-        if (choose_variant(f, component, variants[i], c))
-            return true;
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++)
+        for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
+            if (choose_variant(f, component, kinds[k].base, kinds[k].ending, variants[i], c))
+                return true;
     return false;
 }
 
@@ -148,9 +152,9 @@ static bool ends_in(const char *text, const char *end)
     return n > m && strcmp(text + n - m, end) == 0;
 }
 
-static bool unread_weights(const char *name)
+static bool is_weights(const char *name)
 {
-    static const char *const ends[] = {".bin", ".ckpt", ".pth", ".pt", ".msgpack", ".h5", ".gguf"};
+    static const char *const ends[] = {".safetensors", ".bin", ".ckpt", ".pth", ".pt", ".gguf", ".msgpack", ".h5"};
     static const char *const others[] = {"training_args.bin", "scheduler.bin", "optimizer.bin"};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (strcmp(name, others[i]) == 0)
@@ -175,16 +179,16 @@ static bool no_other_weights(folder *f, const char *component)
     char *path = mem_format(f->st, "%s%s%s", f->path, *component ? "/" : "", component);
     DIR *dir = path ? opendir(path) : NULL;
     for (struct dirent *e; dir && (e = readdir(dir));)
-        if (*e->d_name != '.' && (unread_weights(e->d_name) || ends_in(e->d_name, ".safetensors")) && (!*found || strcmp(e->d_name, found) < 0))
+        if (*e->d_name != '.' && is_weights(e->d_name) && (!*found || strcmp(e->d_name, found) < 0))
             snprintf(found, sizeof found, "%s", e->d_name);
     if (dir)
         closedir(dir);
     bool ok = path && (!*found || never_used(component));
-    if (path && !ok && ends_in(found, ".safetensors"))
-        status_set(f->st, STATUS_BAD_FILE, "%s/%s: is under none of the names diffusers and transformers use (diffusion_pytorch_model.safetensors, "
-                   "model.safetensors, or shards with their .safetensors.index.json)", path, found);
+    if (path && !ok && (ends_in(found, ".msgpack") || ends_in(found, ".h5")))
+        status_set(f->st, STATUS_BAD_FILE, "%s/%s: weights of this kind are not read; convert them to safetensors", path, found);
     else if (path && !ok)
-        status_set(f->st, STATUS_BAD_FILE, "%s/%s: weights of this kind are not read yet; convert them to safetensors", path, found);
+        status_set(f->st, STATUS_BAD_FILE, "%s/%s: is under none of the names diffusers and transformers use (diffusion_pytorch_model.safetensors or .bin, "
+                   "model.safetensors, pytorch_model.bin, or shards with their .index.json); is it the model by itself?", path, found);
     mem_free(path);
     return ok;
 }
@@ -197,7 +201,7 @@ static bool add_weights(folder *f, const char *component, const char *file, json
     char label[NAME_BYTES];
     label_of(component, file, label);
     io *opened = open_in(f, label);
-    safetensors *s = opened ? safetensors_read(opened, f->st) : NULL;
+    tensor_table *s = opened ? table_read(opened, f->st) : NULL;
     if (!s) {
         io_close(opened);
         return false;
@@ -213,7 +217,7 @@ static bool add_weights(folder *f, const char *component, const char *file, json
         }
         draft_weight_add(&f->d, &s->tensor[i]);
     }
-    safetensors_free(s);
+    table_free(s);
     return status_ok(f->st);
 }
 
@@ -307,7 +311,7 @@ static bool add_sharded(folder *f, const char *component, const char *index)
 static bool add_component(folder *f, const char *name)
 {
     choice c;
-    bool weights = choose(f, name, &c), config = is_file(f, name, "config.json");
+    bool weights = choose(f, name, &c) && !(never_used(name) && ends_in(c.file, ".bin")), config = is_file(f, name, "config.json");
     if (!status_ok(f->st) || (!weights && !no_other_weights(f, name)))
         return false;
     if (!weights && !config)

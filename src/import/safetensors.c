@@ -138,24 +138,9 @@ static bool check_tensor(reader *r, safetensor *t, const fields *f)
     return true;
 }
 
-static safetensor *one_more(reader *r)
-{
-    safetensors *o = r->out;
-    if (o->tensors == r->room) {
-        int room = r->room ? r->room * 2 : 64;
-        safetensor *t = mem_resize(o->tensor, (size_t)room, sizeof *t, "table of tensors", r->st);
-        if (!t)
-            return NULL;
-        o->tensor = t;
-        r->room = room;
-    }
-    o->tensor[o->tensors] = (safetensor){0};
-    return &o->tensor[o->tensors++];
-}
-
 static bool read_tensor(reader *r)
 {
-    safetensor *t = one_more(r);
+    safetensor *t = table_add(r->out, &r->room, r->st);
     fields f = {0};
     if (!t)
         return false;
@@ -207,8 +192,6 @@ static int by_offset(const void *a, const void *b)
     return x->bytes < y->bytes ? -1 : x->bytes > y->bytes; /* an empty one stands before its neighbour */
 }
 
-static int by_name(const void *a, const void *b) { return strcmp(((const safetensor *)a)->name, ((const safetensor *)b)->name); }
-
 static bool check_cover(reader *r)
 {
     safetensors *o = r->out;
@@ -225,17 +208,6 @@ static bool check_cover(reader *r)
     if (at - r->data_offset != r->data_bytes)
         return status_set(r->st, STATUS_BAD_FILE, "%s: has %" PRIu64 " bytes of data, its tensors end at %" PRIu64, r->file, r->data_bytes,
                           at - r->data_offset);
-    return true;
-}
-
-static bool check_names(reader *r)
-{
-    safetensors *o = r->out;
-    if (o->tensors > 1)
-        qsort(o->tensor, (size_t)o->tensors, sizeof *o->tensor, by_name);
-    for (int i = 1; i < o->tensors; i++)
-        if (strcmp(o->tensor[i - 1].name, o->tensor[i].name) == 0)
-            return status_set(r->st, STATUS_BAD_FILE, "%s: the header holds tensor %s twice", r->file, o->tensor[i].name);
     return true;
 }
 
@@ -274,7 +246,7 @@ static bool read_header(io *f, reader *r)
     r->scan = (scan){.text = o->text, .length = (size_t)length};
     r->data_offset = LENGTH_BYTES + length;
     r->data_bytes = io_size(f) - r->data_offset;
-    return read_entries(r) && check_cover(r) && check_names(r);
+    return read_entries(r) && check_cover(r) && table_sort(r->out, r->file, r->st);
 }
 
 safetensors *safetensors_read(io *f, status *st)
@@ -287,19 +259,4 @@ safetensors *safetensors_read(io *f, status *st)
         return r.out;
     safetensors_free(r.out);
     return NULL;
-}
-
-void safetensors_free(safetensors *t)
-{
-    if (!t)
-        return;
-    mem_free(t->tensor);
-    mem_free(t->text);
-    mem_free(t);
-}
-
-const safetensor *safetensors_find(const safetensors *t, const char *name)
-{
-    safetensor key = {.name = name};
-    return t->tensors ? bsearch(&key, t->tensor, (size_t)t->tensors, sizeof key, by_name) : NULL;
 }

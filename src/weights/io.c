@@ -144,6 +144,7 @@ void io_close(io *f)
 }
 
 const char *io_name(const io *f) { return f->name; }
+bool io_can_map(const io *f) { return f->fd >= 0; }
 uint64_t io_size(const io *f) { return f->size; }
 uint64_t io_modified(const io *f) { return f->modified; }
 uint64_t io_bytes_read(const io *f) { return atomic_load(&f->bytes_read); }

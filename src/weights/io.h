@@ -27,6 +27,7 @@ bool io_read(io *f, uint64_t offset, void *out, size_t bytes, status *st);
 /* As io_read, by direct I/O where the file system takes it (then offset, bytes and out must be multiples of IO_ALIGN; a read that
  * runs over the end of the file is cut there and *got says so); by io_read's way otherwise. Thread safe. */
 bool io_read_direct(io *f, uint64_t offset, void *out, size_t bytes, size_t *got, status *st);
+bool io_can_map(const io *f); /* it is a real file */
 /* The whole file mapped read-only (once; shared by later calls; NULL with st set when that fails, or for a file that
  * is not a real one). Stays mapped until io_close. */
 const uint8_t *io_map(io *f, status *st);

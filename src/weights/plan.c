@@ -13,3 +13,11 @@ void plan_free(plan *p)
     mem_free(p->use);
     *p = (plan){0};
 }
+
+bool plan_mappable(const plan *p, const source *s)
+{
+    for (int i = 0; i < p->uses; i++)
+        if (p->use[i].weight->file >= 0 && !io_can_map(s->file[p->use[i].weight->file]))
+            return false;
+    return true;
+}

@@ -43,5 +43,7 @@ typedef struct plan {
 } plan;
 
 void plan_free(plan *p);
+/* Every weight lies in a real file as it is (none is unpacked as it is read). */
+bool plan_mappable(const plan *p, const source *s);
 
 #endif

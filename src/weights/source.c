@@ -15,16 +15,15 @@ static bool ends_in(const char *text, const char *end)
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
-/* What people hand over that is not (yet) a model to us, by its first bytes. */
-static const char *other_kind(const char *path, const uint8_t *first, size_t bytes)
+/* By its first bytes; a name that promises one is taken at its word, so that the reader says what is wrong. */
+static bool is_single(const char *path, const uint8_t *first, size_t bytes)
 {
-    if (bytes >= 4 && memcmp(first, "GGUF", 4) == 0)
-        return "is a GGUF file, which is not read yet: give the diffusers folder";
-    if (bytes >= 2 && (memcmp(first, "PK", 2) == 0 || (first[0] == 0x80 && first[1] <= 5)))
-        return "looks like a PyTorch checkpoint, which is not read yet: convert it to a diffusers folder with safetensors";
-    if (ends_in(path, ".safetensors") || (bytes >= 9 && first[8] == '{'))
-        return "is a single safetensors file, which is not read yet: give the folder with its config.json or model_index.json";
-    return "is neither a .penstock container nor a model folder";
+    static const char *const ends[] = {".safetensors", ".ckpt", ".pth", ".pt", ".bin", ".gguf"};
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+        if (ends_in(path, ends[i]))
+            return true;
+    return (bytes >= 4 && memcmp(first, "GGUF", 4) == 0) || (bytes >= 4 && memcmp(first, "PK\3\4", 4) == 0) ||
+           (bytes >= 2 && first[0] == 0x80 && first[1] >= 1 && first[1] <= 5) || (bytes >= 9 && first[8] == '{');
 }
 
 static source *open_single(const char *path, status *st)
@@ -40,7 +39,9 @@ static source *open_single(const char *path, status *st)
         return NULL;
     if (bytes >= 8 && memcmp(first, "PENSTOCK", 8) == 0)
         return source_open_pack(path, st);
-    status_set(st, STATUS_BAD_FILE, "%s: %s", path, other_kind(path, first, bytes));
+    if (is_single(path, first, bytes))
+        return source_open_single(path, st);
+    status_set(st, STATUS_BAD_FILE, "%s: is neither a .penstock container nor a model folder nor a checkpoint (safetensors, torch, GGUF)", path);
     return NULL;
 }
 
@@ -176,7 +177,7 @@ char *source_read_blob(const source *s, const char *name, size_t most, bool opti
             status_set(st, STATUS_BAD_FILE, "%s/%s: missing", s->path, name);
         return NULL;
     }
-    char *path = mem_format(st, "%s/%s", s->path, name), *text = NULL;
+    char *path = b->path ? mem_string(b->path, st) : mem_format(st, "%s/%s", s->path, name), *text = NULL;
     if (path && b->file < 0) {
         text = read_from_folder(path, most, bytes, st);
     } else if (path && (b->extent < 0 || extent_intact(s, b, path, st))) {

@@ -34,6 +34,8 @@ typedef struct weight {
     matrix_shape matrix;      /* of a container; of a folder: rows = shape[0], depth = shape[1] (or all the rest), taps = kh * kw */
     bool oihw;                /* rows lie [in][kh * kw] */
     uint8_t rotation_log2;    /* panels: the Hadamard block they were rotated with, 0 none */
+    const char *stored;       /* the file's own format, unpacked to `type` as it is read ("Q4_K" of a GGUF); NULL: as `type` says */
+    uint64_t stored_bytes;    /* with `stored`: what it takes in the file */
     float error;              /* relative RMS error of quantization, NaN where unknown */
     int file;                 /* index into source.files */
     int parts;
@@ -47,6 +49,7 @@ typedef struct extent {       /* a stretch of a container with a checksum of its
 
 typedef struct source_blob {  /* a small file */
     const char *name;         /* "tokenizer/spiece.model" */
+    const char *path;         /* where it lies; NULL: in the folder, under its name */
     int file;                 /* of a container; -1: read from the folder */
     uint64_t offset, bytes;
     int32_t extent;
@@ -55,6 +58,7 @@ typedef struct source_blob {  /* a small file */
 typedef struct source {
     char *path;               /* as the user named it */
     bool container;
+    bool single;              /* one file of another tool */
     int files;
     io **file;
     int components;
@@ -69,7 +73,7 @@ typedef struct source {
     void *memory;             /* one mem_alloc block that all those pointers point into; source_close frees it */
 } source;
 
-/* MODEL of the command line: a container, a diffusers folder, a bare component folder. */
+/* MODEL of the command line: a container, a diffusers folder, a bare component folder, a single-file checkpoint. */
 source *source_open(const char *path, status *st);
 void source_close(source *s);
 
@@ -81,9 +85,10 @@ bool source_has_component(const source *s, const char *component);
  * ("FOLDER/tokenizer/spiece.model: missing") unless `optional`. most: refuse larger ones. */
 char *source_read_blob(const source *s, const char *name, size_t most, bool optional, size_t *bytes, status *st);
 
-/* The two readers behind source_open. Each returns a source made of mem_alloc blocks: itself, path, memory (NULL where not needed);
+/* The readers behind source_open. Each returns a source made of mem_alloc blocks: itself, path, memory (NULL where not needed);
  * source_close closes the files and frees those three. */
 source *source_open_folder(const char *path, status *st); /* import/folder.c */
+source *source_open_single(const char *path, status *st); /* import/single.c */
 source *source_open_pack(const char *path, status *st);   /* weights/pack.c */
 
 #endif
