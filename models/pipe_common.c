@@ -81,7 +81,7 @@ static bool make_tokens(t5_text *t, engine *e, const char *folder, const char *c
 {
     token_list *l = &t->text.tokens;
     const request *q = e->request;
-    bool made_up = q->tokens > 0 || t->text.stage.run.imagine || (!q->prompt && !q->embeddings);
+    bool made_up = q->tokens > 0 || t->text.stage.run.imagine || (!q->prompt && !q->embeddings && !q->items);
     int room = q->tokens > most ? q->tokens : most;
     for (int i = 0; i < given; i++)
         room = rows[i] > room ? rows[i] : room;
@@ -92,7 +92,7 @@ static bool make_tokens(t5_text *t, engine *e, const char *folder, const char *c
         if (i >= count - given)
             tokens_add(l, rows[i - (count - given)], 0);
         else if (made_up)
-            tokens_add_arbitrary(l, i + 1 < count ? 1 : q->tokens > 0 ? q->tokens : most, t->config.vocabulary);
+            tokens_add_arbitrary(l, !*texts[i] ? 1 : q->tokens > 0 ? q->tokens : most, t->config.vocabulary);
         else
             tokenize(l, tok, texts[i], most, clean, e->st);
     tokenizer_close(tok);
@@ -117,11 +117,11 @@ bool t5_text_plan(t5_text *t, engine *e, const char *component, const char *fold
 
 /* ---- noise ---- */
 
-bool noise_open(noise_source *n, uint64_t seed, int images, size_t per_image, status *st)
+bool noise_open(noise_source *n, const uint64_t *seed, int images, size_t per_image, status *st)
 {
     *n = (noise_source){mem_alloc((size_t)images, sizeof(rng), "noise", st), images, per_image};
     for (int i = 0; n->image && i < images; i++)
-        rng_seed(&n->image[i], seed + (uint64_t)i);
+        rng_seed(&n->image[i], seed[i]);
     return n->image != NULL;
 }
 

@@ -24,16 +24,17 @@ typedef struct t5_text {    /* T5 as a text encoder of a pipeline */
     text_stage text;
 } t5_text;
 
-/* Tokenize (lower-cased and stripped when `clean`) and plan. texts: `count` of them, unconditional first. Then text_stage_run, _trace, _close. */
+/* Tokenize (lower-cased and stripped when `clean`) and plan. texts: `count` of them, unconditional first (made-up tokens: one for
+ * an empty text). Then text_stage_run, _trace, _close. */
 bool t5_text_plan(t5_text *t, engine *e, const char *component, const char *tokenizer_folder, const char *const *texts, int count, int most, bool clean);
 
-/* ---- noise: image k draws from seed + k ---- */
+/* ---- noise: every image draws from a generator of its own ---- */
 typedef struct noise_source {
     rng *image;        /* [images] */
     int images;
     size_t per_image;
 } noise_source;
-bool noise_open(noise_source *n, uint64_t seed, int images, size_t per_image, status *st);
+bool noise_open(noise_source *n, const uint64_t *seed, int images, size_t per_image, status *st);
 void noise_close(noise_source *n);
 void noise_draw(void *ctx, float *out, size_t count); /* a sampler_noise */
 

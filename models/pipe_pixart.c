@@ -10,6 +10,7 @@
 #include "models/net_pixart.h"
 #include "models/pipe_common.h"
 #include "models/pipelines.h"
+#include "models/prompt_set.h"
 #include "models/resume.h"
 #include "sampling/sampler.h"
 
@@ -25,6 +26,7 @@ typedef struct pixart {
     int latent_width, latent_height, images, batch; /* batch: 2 * images when guided */
     sampler *sampler;
     noise_source noise;
+    prompt_set prompts;
     t5_text text;
     stage denoise;
     vae_stage decode;
@@ -104,11 +106,13 @@ static bool setup(pixart *p, const source *src, const request *q, result *report
     *p = (pixart){.sigma = sigma};
     if (!engine_open(&p->e, src, q, report, st) || !read_configs(p) || !choose_size(p) || !open_sampler(p))
         return false;
-    p->images = q->batch_count > 0 ? q->batch_count : 1;
-    if (p->images > MOST_IMAGES)
-        return status_set(st, STATUS_USAGE, "--batch-count %d: at most %d", p->images, MOST_IMAGES);
     p->guidance = isnan(q->guidance_scale) ? 4.5 : q->guidance_scale;
     p->guided = p->guidance > 1;
+    if (!prompt_set_open(&p->prompts, q, p->guided ? GUIDE_ALL : GUIDE_NONE, st))
+        return false;
+    p->images = p->prompts.images;
+    if (p->images > MOST_IMAGES)
+        return status_set(st, STATUS_USAGE, "--batch-count %d: at most %d", p->images, MOST_IMAGES);
     p->batch = p->images * (p->guided ? 2 : 1);
     size_t n = latent_floats(p), image = (size_t)p->run_width * (size_t)p->run_height * 3;
     p->e.held_bytes = 4 * n * (size_t)(p->images * 3 + p->batch * 2) + sampler_state_bytes(p->sampler, (size_t)p->images, n) +
@@ -122,14 +126,18 @@ static bool plan_text(pixart *p)
     int most = q->max_sequence_length ? q->max_sequence_length : p->sigma ? 300 : 120;
     if (most > 4096)
         return status_set(p->e.st, STATUS_USAGE, "--max-sequence-length %d: at most 4096", most);
-    const char *texts[2] = {q->negative_prompt ? q->negative_prompt : "", q->prompt ? q->prompt : ""};
-    bool ok = t5_text_plan(&p->text, &p->e, "text_encoder", "tokenizer", p->guided ? texts : texts + 1, p->guided ? 2 : 1, most, true);
-    if (p->text.text.tokens.count)
-        p->e.report->tokens_cut = p->text.text.tokens.cut[p->text.text.tokens.count - 1];
+    bool ok = t5_text_plan(&p->text, &p->e, "text_encoder", "tokenizer", p->prompts.text, p->prompts.texts, most, true);
+    text_stage_report_cut(&p->text.text, q, &p->prompts);
     if (ok && p->text.config.d_model != (p->denoiser.caption_channels ? p->denoiser.caption_channels : p->denoiser.cross_dim))
         return status_set(p->e.st, STATUS_BAD_FILE, "%s: the text encoder's width is %d, the transformer wants %d", p->e.source->path, p->text.config.d_model,
                           p->denoiser.caption_channels);
     return ok;
+}
+
+/* The prompt of item i of the denoiser's batch. */
+static int text_of(const pixart *p, int i)
+{
+    return p->guided && i < p->images ? p->prompts.negative[i] : p->prompts.positive[i - (p->guided ? p->images : 0)];
 }
 
 /* Every item of the batch has its prompt's tokens: the unconditional ones first. */
@@ -138,7 +146,7 @@ static void place_text(pixart *p)
     const int32_t *s = p->text.text.tokens.start;
     p->starts[0] = 0;
     for (int i = 0; i < p->batch; i++) {
-        int which = p->guided && i >= p->images ? 1 : 0;
+        int which = text_of(p, i);
         p->starts[i + 1] = p->starts[i] + s[which + 1] - s[which];
     }
     p->e.held_bytes += (size_t)p->starts[p->batch] * (size_t)p->text.config.d_model * 4;
@@ -179,14 +187,14 @@ static bool allocate(pixart *p)
     p->predicted = mem_alloc(out * (size_t)p->batch, 4, "latents", st);
     p->guided_noise = mem_alloc(n * (size_t)p->images, 4, "latents", st);
     p->text_copies = mem_alloc((size_t)p->starts[p->batch] * (size_t)p->text.config.d_model, 4, "text", st);
-    return status_ok(st) && noise_open(&p->noise, p->e.request->seed, p->images, n, st);
+    return status_ok(st) && noise_open(&p->noise, p->prompts.seed, p->images, n, st);
 }
 
 static void copy_text(pixart *p)
 {
     size_t width = (size_t)p->text.config.d_model;
     for (int i = 0; i < p->batch; i++) {
-        int which = p->guided && i >= p->images ? 1 : 0;
+        int which = text_of(p, i);
         memcpy(p->text_copies + (size_t)p->starts[i] * width, p->text.text.output + (size_t)p->text.text.tokens.start[which] * width,
                (size_t)(p->starts[i + 1] - p->starts[i]) * width * 4);
     }
@@ -258,7 +266,7 @@ static bool trace_text(const pixart *p, trace *to)
 {
     int which[2 * MOST_IMAGES];
     for (int i = 0; i < p->batch; i++)
-        which[i] = p->guided && i >= p->images ? 1 : 0;
+        which[i] = text_of(p, i);
     return text_stage_trace(&p->text.text, to, which, p->batch, false, p->e.st);
 }
 
@@ -285,6 +293,7 @@ static bool decode_pictures(pixart *p)
 
 static void teardown(pixart *p)
 {
+    prompt_set_close(&p->prompts);
     text_stage_close(&p->text.text);
     stage_close(&p->denoise);
     stage_close(&p->decode.stage);
@@ -382,13 +391,12 @@ static bool encode_only(const source *src, const request *q, trace *to, result *
     pixart *p = mem_alloc(1, sizeof *p, "pipeline", st);
     if (p)
         *p = (pixart){.sigma = sigma};
+    bool plan_alone = !to && !q->store && !q->cache;
     double t0 = now_seconds();
     bool ok = p && engine_open(&p->e, src, q, out, st) && read_configs(p);
-    if (ok)
-        p->guided = q->negative_prompt != NULL && q->tokens == 0;
-    ok = ok && plan_text(p);
+    ok = ok && prompt_set_open(&p->prompts, q, q->tokens ? GUIDE_NONE : GUIDE_NAMED, st) && plan_text(p);
     double t1 = now_seconds();
-    ok = ok && text_stage_run(&p->text.text) && text_stage_trace(&p->text.text, to, (int[]){0, 1}, p->text.text.tokens.count, true, st);
+    ok = ok && (plan_alone || text_stage_run(&p->text.text)) && text_stage_trace(&p->text.text, to, NULL, p->text.text.tokens.count, true, st);
     out->seconds_load = t1 - t0;
     out->seconds_encode = now_seconds() - t1;
     out->seconds_total = now_seconds() - t0;
@@ -403,7 +411,7 @@ static bool encode_only(const source *src, const request *q, trace *to, result *
     static bool name##_plan(const source *s, const request *q, result *o, status *st) { return plan_only(s, q, o, st, is_sigma); }                                        \
     static bool name##_encode(const source *s, const request *q, trace *t, result *o, status *st) { return encode_only(s, q, t, o, st, is_sigma); }                       \
     static bool name##_decode(const source *s, const request *q, const float *l, const int64_t d[4], result *o, status *st) { return decode_only(s, q, l, d, o, st, is_sigma); } \
-    const pipeline_row pipeline_##name = {#name, name##_generate, name##_encode, name##_decode, name##_plan};
+    const pipeline_row pipeline_##name = {#name, name##_generate, name##_encode, name##_decode, name##_plan, true};
 
 VARIANT(pixart_alpha, false)
 VARIANT(pixart_sigma, true)

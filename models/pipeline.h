@@ -18,7 +18,15 @@ typedef struct trace trace; /* src/base/trace.h: a safetensors file being collec
 /* Progress, called from the thread that runs the pipeline: stage "load", "encode", "denoise", "decode"; done of total (total 0: unknown). */
 typedef void (*progress_fn)(void *ctx, const char *stage, int done, int total);
 
+typedef struct request_item {      /* one of several prompts that are made together and share everything else */
+    const char *prompt, *negative_prompt;
+    uint64_t seed;
+    int batch_count;
+} request_item;
+
 typedef struct request {
+    const request_item *item;      /* in place of prompt, negative_prompt, seed and batch_count; their pictures follow each other in the result */
+    int items;                     /* 0: none. More than one only where pipeline_takes_many */
     const char *prompt;
     const char *negative_prompt;   /* NULL: none was given; "": an empty one */
     int width, height;             /* 0: the model's own */
@@ -70,14 +78,17 @@ typedef struct result {
     double seconds_load, seconds_encode, seconds_denoise, seconds_decode, seconds_total;
     uint64_t bytes_read, scratch_bytes;
     uint64_t predicted_peak;       /* the plan's */
+    uint64_t text_bytes;           /* of the prompts' embeddings */
     int prompts_found;             /* how many prompts' embeddings were not computed: cached, or given */
     int tokens_cut;                /* > 0: the prompt lost that many tokens */
+    int item_cut[64];              /* the same of each of the request's items, as far as they go */
     stage_report stage[8];
     int stages;
 } result;
 
 /* All of these return false with st set. The source stays the caller's. */
 bool pipeline_generate(const source *src, const request *q, result *out, status *st);
+/* out NULL: the embeddings are wanted in the request's store and cache alone; without these as well it is a plan. */
 bool pipeline_encode(const source *src, const request *q, trace *out, result *report, status *st);
 /* Latents [batch, channels, h, w] (as a decoder gets them from `generate`: before division by the scaling factor) to pictures. */
 bool pipeline_decode(const source *src, const request *q, const float *latents, const int64_t shape[4], result *out, status *st);
@@ -87,6 +98,8 @@ bool pipeline_plan(const source *src, const request *q, result *out, status *st)
  * the component's name. With a source without weights (configs only) every weight comes out of the configs alone: see
  * run.h, `imagined` weights. */
 int pipeline_record(const source *src, plan *plans, int room, status *st);
+/* Does the model's pipeline run several prompts at once? */
+bool pipeline_takes_many(const source *src, status *st);
 void result_free(result *r);
 
 #endif

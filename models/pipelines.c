@@ -65,18 +65,20 @@ static uint64_t bytes_read(const source *src)
 bool pipeline_generate(const source *src, const request *q, result *out, status *st)
 {
     *out = (result){0};
+    uint64_t before = bytes_read(src);
     const pipeline_row *row = row_of(src, st);
     bool ok = row && row->generate(src, q, out, st);
-    out->bytes_read = bytes_read(src);
+    out->bytes_read = bytes_read(src) - (q->items ? before : 0);
     return ok;
 }
 
 bool pipeline_encode(const source *src, const request *q, trace *to, result *out, status *st)
 {
     *out = (result){0};
+    uint64_t before = bytes_read(src);
     const pipeline_row *row = row_of(src, st);
     bool ok = row && row->encode(src, q, to, out, st);
-    out->bytes_read = bytes_read(src);
+    out->bytes_read = bytes_read(src) - (q->items ? before : 0);
     return ok;
 }
 
@@ -92,6 +94,12 @@ bool pipeline_plan(const source *src, const request *q, result *out, status *st)
     *out = (result){0};
     const pipeline_row *row = row_of(src, st);
     return row && row->plan(src, q, out, st);
+}
+
+bool pipeline_takes_many(const source *src, status *st)
+{
+    const pipeline_row *row = row_of(src, st);
+    return row && row->many;
 }
 
 void result_free(result *r)

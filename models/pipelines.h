@@ -10,6 +10,7 @@ typedef struct pipeline_row {
     bool (*encode)(const source *, const request *, trace *, result *, status *);
     bool (*decode)(const source *, const request *, const float *, const int64_t[4], result *, status *);
     bool (*plan)(const source *, const request *, result *, status *);
+    bool many;    /* takes requests with several items */
 } pipeline_row;
 
 extern const pipeline_row pipeline_pixart_alpha, pipeline_pixart_sigma, pipeline_t5;

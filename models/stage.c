@@ -9,6 +9,7 @@
 
 #include "base/mem.h"
 #include "import/json.h"
+#include "models/embeddings.h"
 
 /* Besides what the plan counts, a process holds its code, its libraries' code and data, stacks, what malloc keeps, and page cache that the
  * kernel's read-ahead brought in for them: measured from outside, 8 to 9 MiB (SPEED.md). A constant, not a reading of the moment, so
@@ -22,7 +23,7 @@ static uint64_t process_base_bytes(const engine *e)
 
 bool engine_open(engine *e, const source *src, const request *q, result *report, status *st)
 {
-    *e = (engine){.source = src, .request = q, .st = st, .report = report};
+    *e = (engine){.source = src, .request = q, .st = st, .report = report, .held_bytes = embedding_store_bytes(q->store)};
     bool known = true;
     e->k = q->kernels ? kernels_by_name(q->kernels, &known) : kernels_best();
     if (!e->k)

@@ -168,7 +168,7 @@ static bool take_given(text_stage *t, int given)
 static bool remembered(const text_stage *t)
 {
     const request *q = t->e->request;
-    return (q->cache || q->store) && q->tokens == 0 && (q->prompt || q->embeddings) && !t->stage.run.imagine;
+    return (q->cache || q->store) && q->tokens == 0 && (q->prompt || q->embeddings || q->items) && !t->stage.run.imagine;
 }
 
 static embedding place_of(const text_stage *t, int i, embedding_key *key)
@@ -255,6 +255,7 @@ bool text_stage_plan(text_stage *t, engine *e, int given)
     if (!t->from)
         return false;
     e->held_bytes += floats_of(t, &t->tokens) * 4;
+    e->report->text_bytes += floats_of(t, &t->tokens) * 4;
     if ((given || remembered(t)) && !make_room(t))
         return false;
     if (given && !take_given(t, given))
@@ -340,7 +341,20 @@ void text_stage_close(text_stage *t)
     t->output = t->pooled = NULL;
 }
 
+void text_stage_report_cut(const text_stage *t, const request *q, const prompt_set *p)
+{
+    result *out = t->e->report;
+    int room = sizeof out->item_cut / sizeof *out->item_cut, items = q->items ? q->items : 1;
+    for (int i = 0, image = 0; i < items && i < room; image += q->items ? q->item[i].batch_count : 0, i++) {
+        int text = p->positive[image];
+        out->item_cut[i] = text < t->tokens.count ? t->tokens.cut[text] : 0;
+    }
+    out->tokens_cut = out->item_cut[0];
+}
+
 /* ---- tracing ---- */
+
+#define AT_ROW(i) (which ? which[i] : (int)(i))
 
 static bool trace_pooled(const text_stage *t, trace *out, const int *which, int rows, status *st)
 {
@@ -348,7 +362,7 @@ static bool trace_pooled(const text_stage *t, trace *out, const int *which, int 
     char name[128];
     float *pools = mem_alloc((size_t)rows * width, 4, "trace", st);
     for (int i = 0; pools && i < rows; i++)
-        memcpy(pools + (size_t)i * width, t->pooled + (size_t)which[i] * width, width * 4);
+        memcpy(pools + (size_t)i * width, t->pooled + (size_t)AT_ROW(i) * width, width * 4);
     snprintf(name, sizeof name, "text.%s.pooled", t->name);
     bool ok = pools && trace_add(out, name, pools, 2, (int64_t[]){rows, t->pooled_width}, st);
     mem_free(pools);
@@ -362,12 +376,12 @@ bool text_stage_trace(const text_stage *t, trace *out, const int *which, int row
         return true;
     int64_t longest = 0, dim = t->width;
     for (int i = 0; i < rows; i++)
-        longest = length_of(l, which[i]) > longest ? length_of(l, which[i]) : longest;
+        longest = length_of(l, AT_ROW(i)) > longest ? length_of(l, AT_ROW(i)) : longest;
     float *text = mem_alloc((size_t)(rows * longest * dim), 4, "trace", st), *real = mem_alloc((size_t)(rows * longest), 4, "trace", st);
     char name[128];
     for (int64_t i = 0; text && real && i < rows; i++) {
-        int n = length_of(l, which[i]);
-        memcpy(text + i * longest * dim, t->output + l->start[which[i]] * dim, (size_t)(n * dim) * 4);
+        int n = length_of(l, AT_ROW(i));
+        memcpy(text + i * longest * dim, t->output + l->start[AT_ROW(i)] * dim, (size_t)(n * dim) * 4);
         for (int k = 0; k < n; k++)
             real[i * longest + k] = 1;
     }

@@ -7,6 +7,7 @@
 
 #include "base/trace.h"
 #include "compute/ops.h"
+#include "models/prompt_set.h"
 #include "models/stage.h"
 
 typedef struct token_list {
@@ -61,10 +62,13 @@ int text_given(const text_stage *t, const engine *e, int count, int32_t rows[2])
 bool text_stage_plan(text_stage *t, engine *e, int given);
 bool text_stage_run(text_stage *t);
 void text_stage_close(text_stage *t);   /* tokens included */
-/* text.NAME [rows, longest, width], row i being prompt which[i], and where `mask` mask.NAME [rows, longest]; padded with zeros. text.NAME.pooled
+/* text.NAME [rows, longest, width], row i being prompt which[i] (NULL: i), and where `mask` mask.NAME [rows, longest]; padded with zeros. text.NAME.pooled
  * [rows, pooled_width] where there is one. */
 bool text_stage_trace(const text_stage *t, trace *out, const int *which, int rows, bool mask, status *st);
 /* Hash of what the prompts were: tokens, or embeddings that were given. */
 uint64_t text_stage_hash(const text_stage *t);
+
+/* Which prompts were cut, into the report. */
+void text_stage_report_cut(const text_stage *t, const request *q, const prompt_set *p);
 
 #endif

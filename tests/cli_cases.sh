@@ -221,6 +221,47 @@ embeddings_no_prompt() { encoded -n dog && penstock generate -m "$S" --embedding
 embeddings_other() { penstock encode -m "$M/alpha_1024" -p fox -o e -q && is 0 && generate --embeddings e; is 3 && sentence e 48 40 && [ ! -e out.png ]; }
 embeddings_bad() { generate --save-latents l && rm out.png && generate --embeddings l; is 3 && sentence text.text_encoder && generate --embeddings nowhere; is 3 && sentence nowhere && [ ! -e out.png ]; }
 
+lines() { cat >lines <<'L'
+# pictures
+a red fox
+{"prompt": "a dog", "seed": 3, "negative_prompt": "ugly", "sampling_method": "euler_a"}
+
+{"prompt": "a cat in the rain", "width": 64, "output": "cat.png"}
+a red fox on a hill
+{"prompt": "two", "batch_count": 2}
+{"prompt": "a bird", "seed": 9}
+L
+}
+alone() { # the same pictures one by one, as one.png, ...
+    penstock generate "$@" -p "a red fox" -o 1.png && is 0 && penstock generate "$@" -p "a dog" -s 3 -n ugly --sampling-method euler_a -o 2.png && is 0 && penstock generate "$@" -p "a cat in the rain" -W 64 -o 3.png && is 0 &&
+        penstock generate "$@" -p "a red fox on a hill" -o 4.png && is 0 && penstock generate "$@" -p two -b 2 -o 5.png && is 0 && penstock generate "$@" -p "a bird" -s 9 -o 6.png && is 0
+}
+as_alone() { same 1.png x.png && same 2.png x_2.png && same 3.png cat.png && same 4.png x_3.png && same 5.png x_4.png && same 5_2.png x_4_2.png && same 6.png x_6.png; }
+file_same() { # MODEL OPTION...: what a prompt becomes does not depend on its company
+    m=$1; shift; set -- -m "$m" --steps 2 -s 1 -q --no-cache "$@"
+    lines && alone "$@" && penstock generate "$@" --prompt-file lines -o x.png && is 0 && as_alone && [ "$(ls *.png | wc -l)" -eq 14 ]
+}
+file_budget() { # whatever fits
+    set -- -m "$S" --steps 2 -s 1 -q --no-cache
+    lines && alone "$@" && penstock generate "$@" -p "a cat in the rain" -W 64 -b 2 -o y.png --memory-budget 3M --json; n=$(member ../out least_bytes) || say "$n" || return 1
+    for b in "$n" $((n + 1048576)) 64M; do penstock generate "$@" --prompt-file lines -o x.png --memory-budget $b && is 0 && as_alone || return 1; done
+}
+file_container() { container sigma_small q4 && file_same c.penstock; }
+file_one_pass() { # the encoder is walked once, and the denoiser once a step
+    printf 'a\nb\nc\nd\n' >four && penstock generate -m "$S" --prompt-file four --steps 3 -q -o x.png --json && is 0 && [ "$(wc -l <../out)" -eq 4 ] && cp ../out all && head -n 1 all >one &&
+        json one 'd["evaluations"] == 3 and d["prompts_found"] == 5 and d["stages"][1]["passes"] == 3' && same_line all
+}
+same_line() { [ "$(sed 's/.*"stages"//' "$1" | sort -u | wc -l)" -eq 1 ] || say "not one pass"; }
+file_refused() { # LINE WORD TEXT: nothing runs
+    printf 'fox\n%s\n' "$3" >f; penstock generate -m "$S" --prompt-file f --steps 1 -q -o x.png; is "$4" && sentence "line $1" "$2" && [ "$(ls)" = f ]
+}
+file_clash() { printf '{"prompt":"a","output":"z.png"}\nfox\n{"prompt":"b","output":"z.png"}\n' >f; penstock generate -m "$S" --prompt-file f -q -o x.png; is 2 && sentence 'line 3' 'line 1' && [ "$(ls)" = f ]; }
+file_empty() { printf '# nothing\n\n' >f; penstock generate -m "$S" --prompt-file f -q -o x.png; is 3 && sentence prompt && penstock generate -m "$S" --prompt-file nowhere -q; is 3 && sentence nowhere; }
+file_traces() { lines && penstock generate -m "$S" --prompt-file lines --steps 2 -s 1 -q -o x.png --trace t --save-latents l.safetensors && is 0 && [ -s t_6 ] && [ -s l_3.safetensors ] && penstock generate -m "$S" -p "a red fox on a hill" --steps 2 -s 1 -q -o y.png --trace u && same u t_3 && same y.png x_3.png; }
+file_encode() { lines && penstock encode -m "$S" --prompt-file lines -o e.s -q && is 0 && penstock encode -m "$S" -p "a red fox on a hill" -o one -q && same one e_3.s && penstock encode -m "$S" -p "a dog" -n ugly -o one -q && same one e_2.s; }
+file_cached() { printf 'a\nb\n' >f && penstock generate -m "$S" --prompt-file f --steps 1 -q && is 0 && penstock generate -m "$S" -p b --steps 1 -q --json && warm; }
+encode_many_tokens() { penstock encode -m "$S" --tokens 9 -b 4 -o e -q && is 0 && has e '"text.text_encoder":{"dtype":"F32","shape":.4,9,40'; }
+
 encode() { penstock encode -m "$S" -p "a red fox" -n dog -o e.safetensors -q && is 0 && has e.safetensors '"text.text_encoder"' '"mask.text_encoder"'; }
 encode_tokens() { penstock encode -m "$S" --tokens 9 -o e.safetensors -q && is 0 && has e.safetensors '"text.text_encoder"'; }
 encode_no_tokenizer() { copy sigma_small && rm -r model/tokenizer && penstock encode -m model --tokens 9 -o e.safetensors -q && is 0; }
@@ -388,6 +429,27 @@ try 'embeddings of the prompt alone' embeddings_alone
 try 'embeddings without a prompt' embeddings_no_prompt
 try 'embeddings of another model' embeddings_other
 try 'embeddings of a bad file' embeddings_bad
+
+try 'prompt file: as one by one' file_same "$S"
+try 'prompt file: as one by one, f32' file_same "$S" --precision f32
+try 'prompt file: as one by one, without guidance' file_same "$S" --cfg-scale 1
+try 'prompt file: as one by one, q4' file_container
+try 'prompt file: budgets' file_budget
+try 'prompt file: one pass' file_one_pass
+try 'prompt file: unknown option' file_refused 2 colour '{"prompt": "a", "colour": 3}' 2
+try 'prompt file: near option' file_refused 2 height '{"prompt": "a", "hieght": 3}' 2
+try 'prompt file: bad size' file_refused 2 33 '{"prompt": "a", "width": 33}' 2
+try 'prompt file: bad JSON' file_refused 2 f '{"prompt": ' 3
+try 'prompt file: no prompt' file_refused 2 prompt '{"seed": 1}' 2
+try 'prompt file: a list' file_refused 2 seed '{"prompt": "a", "seed": [1]}' 2
+try 'prompt file: output elsewhere' file_refused 2 nowhere '{"prompt": "a", "output": "nowhere/a.png"}' 1
+try 'prompt file: sampler' file_refused 2 nonsense '{"prompt": "a", "sampling_method": "nonsense"}' 2
+try 'prompt file: names clash' file_clash
+try 'prompt file: empty' file_empty
+try 'prompt file: traces' file_traces
+try 'prompt file: encode' file_encode
+try 'prompt file: cached' file_cached
+try 'encode --tokens -b' encode_many_tokens
 
 try 'encode' encode
 try 'encode --tokens' encode_tokens

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/output.h"
 #include "base/paths.h"
 #include "image/image_png.h"
 #include "image/parameters.h"
@@ -83,14 +84,14 @@ bool make_request(const options *o, progress *p, request *q, status *st)
     return known_kernels(o->kernels, st) && known_sampler(o->sampling_method, st);
 }
 
-char *picture_name(const char *output, int k, status *st)
+char *picture_name(const char *first, int k, status *st)
 {
     if (k == 0)
-        return mem_string(output, st);
-    const char *slash = strrchr(output, '/'), *dot = strrchr(output, '.');
-    if (!dot || (slash && dot < slash) || dot == (slash ? slash + 1 : output))
-        dot = output + strlen(output);
-    return mem_format(st, "%.*s_%d%s", (int)(dot - output), output, k + 1, dot);
+        return mem_string(first, st);
+    const char *slash = strrchr(first, '/'), *dot = strrchr(first, '.');
+    if (!dot || (slash && dot < slash) || dot == (slash ? slash + 1 : first))
+        dot = first + strlen(first);
+    return mem_format(st, "%.*s_%d%s", (int)(dot - first), first, k + 1, dot);
 }
 
 bool write_pictures(const options *o, const request *q, const char *model, const result *r, status *st)
@@ -110,6 +111,18 @@ bool write_pictures(const options *o, const request *q, const char *model, const
         mem_free(name);
     }
     return status_ok(st);
+}
+
+bool check_outputs(const options *o, status *st)
+{
+    for (int k = 0; k < (o->command->bit == GENERATE ? o->batch_count : 1) && status_ok(st); k++) {
+        char *name = picture_name(o->output, k, st);
+        if (name)
+            output_check(name, st);
+        mem_free(name);
+    }
+    return status_ok(st) && (!o->trace || output_check(o->trace, st)) && (!o->save_latents || output_check(o->save_latents, st)) &&
+           (!o->checkpoint || output_check(o->checkpoint, st));
 }
 
 void tell_cut(bool quiet, const result *r)

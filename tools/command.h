@@ -39,8 +39,11 @@ source *open_model(const options *o, status *st);
 bool make_request(const options *o, progress *p, request *q, status *st);
 
 /* Write image k of a result to its name ("out.png", "out_2.png"): the caller frees the name with mem_free. */
-char *picture_name(const char *output, int k, status *st);
+char *picture_name(const char *first, int k, status *st);
 bool write_pictures(const options *o, const request *q, const char *model, const result *r, status *st);
+
+/* Could every file that the options name be written? */
+bool check_outputs(const options *o, status *st);
 
 /* Warn of a prompt that the model does not see whole. */
 void tell_cut(bool quiet, const result *r);
