@@ -63,12 +63,23 @@ static tensor self_attention(run *r, const pixart_config *c, tensor x, tensor m)
     int width = c->heads * c->head_dim;
     linear_options qkv = {.no_bias = !c->attention_bias};
     scope in = enter(r, "attn1");
-    tensor h = layer_norm_modulated(r, x, c->eps, (table_row){m, 1}, (table_row){m, 0});
-    tensor k = linear(r, h, "to_k", width, qkv), v = linear(r, h, "to_v", width, qkv);
-    tensor q = linear(r, h, "to_q", width, qkv);
-    drop(r, h);
-    tensor y = attention(r, q, k, v, c->heads, 1 / sqrtf((float)c->head_dim), NULL, NULL, NO_TENSOR);
-    return leave(r, in, linear_add(r, x, y, "to_out.0", (table_row){m, 2}, plain));
+    packed_keys packed = keys_new(r, x.batch, tensor_tokens(x), width, c->heads);
+    region keys = region_rows(r, x);
+    for (tensor t; region_next(r, &keys, &t);) {
+        tensor h = layer_norm_modulated(r, t, c->eps, (table_row){m, 1}, (table_row){m, 0});
+        tensor k = linear(r, h, "to_k", width, qkv);
+        keys_pack(r, &packed, &keys, k, linear(r, h, "to_v", width, qkv));
+    }
+    region queries = region_rows(r, x); /* normalized a second time: cheaper than keeping it */
+    for (tensor t; region_next(r, &queries, &t);) {
+        tensor h = layer_norm_modulated(r, t, c->eps, (table_row){m, 1}, (table_row){m, 0});
+        tensor q = linear(r, h, "to_q", width, qkv);
+        drop(r, h);
+        tensor y = attention_keys(r, q, &packed, 1 / sqrtf((float)c->head_dim));
+        drop(r, q);
+        linear_add(r, t, y, "to_out.0", (table_row){m, 2}, plain);
+    }
+    return leave(r, in, x);
 }
 
 static tensor cross_attention(run *r, const pixart_config *c, tensor x, tensor text, const segments *s)

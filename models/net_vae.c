@@ -58,13 +58,23 @@ static tensor middle_attention(run *r, const vae_config *c, tensor x)
 {
     scope in = enter(r, "attentions.0");
     int height = x.height, width = x.width, n = x.channels;
-    tensor h = normalize(r, x, group_norm(r, x, "group_norm", c->groups, EPS, ACT_NONE));
+    norm by = group_norm(r, x, "group_norm", c->groups, EPS, ACT_NONE);
     x = sequence_of(x);
-    h = sequence_of(h);
-    tensor q = linear(r, h, "to_q", n, (linear_options){0}), k = linear(r, h, "to_k", n, (linear_options){0}), v = linear(r, h, "to_v", n, (linear_options){0});
-    drop(r, h);
-    tensor y = attention(r, q, k, v, 1, 1 / sqrtf((float)n), NULL, NULL, NO_TENSOR);
-    return leave(r, in, image_of(linear_add(r, x, y, "to_out.0", NO_ROW, (linear_options){0}), height, width));
+    packed_keys packed = keys_new(r, x.batch, tensor_tokens(x), n, 1);
+    region keys = region_rows(r, x);
+    for (tensor t; region_next(r, &keys, &t);) {
+        tensor h = normalize(r, t, by), k = linear(r, h, "to_k", n, (linear_options){0});
+        keys_pack(r, &packed, &keys, k, linear(r, h, "to_v", n, (linear_options){0}));
+    }
+    region queries = region_rows(r, x);
+    for (tensor t; region_next(r, &queries, &t);) {
+        tensor h = normalize(r, t, by), q = linear(r, h, "to_q", n, (linear_options){0});
+        drop(r, h);
+        tensor y = attention_keys(r, q, &packed, 1 / sqrtf((float)n));
+        drop(r, q);
+        linear_add(r, t, y, "to_out.0", NO_ROW, (linear_options){0});
+    }
+    return leave(r, in, image_of(x, height, width));
 }
 
 static tensor resnet_in(run *r, const vae_config *c, tensor x, int i, int channels, bool map)

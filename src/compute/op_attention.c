@@ -22,6 +22,7 @@ typedef struct attention_job {
     int64_t tile_bytes;             /* of packed keys and values; 0: they are used where they lie */
     char *packed, *scratch;
     int64_t scratch_bytes;
+    bool stored;                    /* every pair's keys and values are packed already (packed_keys) */
 } attention_job;
 
 static int segment_count(tensor t, const segments *s) { return s ? s->count : t.batch; }
@@ -81,7 +82,8 @@ static const float *head_of(const attention_job *j, tensor t, int64_t row, int64
 
 static char *packed_of(const attention_job *j, int64_t pair)
 {
-    return j->packed + (pair - j->first_pair) * j->key_tiles * j->tile_bytes;
+    int64_t at = j->stored ? pair + (int64_t)j->q.first_batch * j->heads : pair - j->first_pair;
+    return j->packed + at * j->key_tiles * j->tile_bytes;
 }
 
 /* One tile of keys and values. */
@@ -168,7 +170,7 @@ static void attention_live(attention_job *j)
     int64_t all = (int64_t)segment_count(j->q, j->qs) * j->heads;
     for (; j->first_pair < all; j->first_pair += j->pairs) {
         int64_t pairs = all - j->first_pair < j->pairs ? all - j->first_pair : j->pairs;
-        if (j->tile_bytes)
+        if (j->tile_bytes && !j->stored)
             threads_run(j->r->pool, pairs * j->key_tiles, pack_task, j);
         threads_run(j->r->pool, pairs * j->query_tiles, attention_task, j);
     }
@@ -208,6 +210,75 @@ tensor attention(run *r, tensor q, tensor k, tensor v, int heads, float by, cons
 tensor attention_causal(run *r, tensor q, tensor k, tensor v, int heads, float by, const segments *s)
 {
     return attend(r, (attention_job){.r = r, .q = q, .k = k, .v = v, .heads = heads, .scale = by, .qs = s, .ks = s, .bias = NO_TENSOR, .causal = true});
+}
+
+/* ---- keys and values that are packed slab by slab as they are made, and never lie in rows as a whole ---- */
+
+packed_keys keys_new(run *r, int batch, int64_t tokens, int channels, int heads)
+{
+    packed_keys p = {.batch = batch, .tokens = tokens, .channels = channels, .heads = heads, .exact = must_be_exact(r), .place = -1};
+    if (!run_ok(r))
+        return p;
+    if (heads <= 0 || channels % heads) {
+        status_set(r->st, STATUS_BAD_FILE, "%s: %s: %d heads do not divide %d channels", r->component, r->prefix, heads, channels);
+        return p;
+    }
+    p.tile_bytes = (int64_t)attention_tile_bytes(p.exact ? NULL : r->k, channels / heads, channels / heads);
+    p.tiles = tiles(tokens, KEY_TILE);
+    p.place = scratch_new(r, batch * heads * p.tiles * p.tile_bytes);
+    return p;
+}
+
+typedef struct packing_job {
+    const run *r;
+    const packed_keys *to;
+    tensor k, v;                    /* a slab, or all */
+    int64_t first_item, first_tile, tiles; /* tiles: of an item's rows in the slab */
+} packing_job;
+
+static void keys_pack_task(void *ctx, int64_t task, int worker)
+{
+    const packing_job *j = ctx;
+    const packed_keys *p = j->to;
+    (void)worker;
+    int64_t tile = task % j->tiles, head = task / j->tiles % p->heads, item = task / j->tiles / p->heads;
+    int64_t rows = tensor_tokens(j->k), at = tile * KEY_TILE, d = p->channels / p->heads;
+    size_t from = (size_t)((item * rows + at) * p->channels + head * d);
+    char *out = (char *)run_at(j->r, p->place) + (((j->first_item + item) * p->heads + head) * p->tiles + j->first_tile + tile) * p->tile_bytes;
+    j->r->k->attention_pack(tensor_data(j->r, j->k) + from, (size_t)p->channels, tensor_data(j->r, j->v) + from, (size_t)p->channels,
+                            rows - at < KEY_TILE ? (int)(rows - at) : KEY_TILE, (int)d, (int)d, p->exact, out);
+}
+
+void keys_pack(run *r, const packed_keys *p, const region *g, tensor k, tensor v)
+{
+    if (!r->live || !run_ok(r))
+        return;
+    packing_job j = {.r = r, .to = p, .k = k, .v = v, .tiles = tiles(tensor_tokens(k), KEY_TILE)};
+    if (g->repeated) {
+        j.first_item = g->row / p->tokens;
+        j.first_tile = g->row % p->tokens / KEY_TILE;
+    }
+    threads_run(r->pool, k.batch * p->heads * j.tiles, keys_pack_task, &j);
+}
+
+tensor attention_keys(run *r, tensor q, const packed_keys *p, float by)
+{
+    if (!run_ok(r))
+        return NO_TENSOR;
+    tensor keys = {.batch = p->batch, .height = 1, .width = (int32_t)p->tokens, .channels = p->channels, .place = -1, .owner = -1};
+    attention_job j = {.r = r, .q = q, .k = keys, .v = keys, .heads = p->heads, .scale = by, .bias = NO_TENSOR, .exact = p->exact, .stored = true,
+                       .query_tiles = tiles(tensor_tokens(q), QUERY_TILE), .key_tiles = p->tiles, .tile_bytes = p->tile_bytes,
+                       .pairs = (int64_t)q.batch * p->heads, .packed = run_at(r, p->place)};
+    j.y = tensor_like(r, q, p->channels);
+    j.scratch_bytes = (int64_t)attention_scratch_floats(p->channels / p->heads) * 4 + 64;
+    int64_t scratch = scratch_new(r, j.scratch_bytes * threads_count(r->pool));
+    run_operations(r, attention_operations(&j));
+    if (r->live && run_ok(r)) {
+        j.scratch = run_at(r, scratch);
+        attention_live(&j);
+    }
+    scratch_drop(r, scratch);
+    return j.y;
 }
 
 /* transformers T5Attention._relative_position_bucket, bidirectional: half the buckets for each sign, half of those exact, the

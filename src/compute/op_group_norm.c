@@ -102,12 +102,19 @@ typedef struct normalize_job {
     norm n;
 } normalize_job;
 
+enum { PIXELS_PER_TASK = 64 };
+
 static void normalize_task(void *ctx, int64_t task, int worker)
 {
     const normalize_job *j = ctx;
     (void)worker;
-    int64_t at = task * j->x.width * j->x.channels;
-    normalize_row(j->r, j->x, j->n, (int)(task / j->x.height), tensor_data(j->r, j->x) + at, tensor_data(j->r, j->y) + at);
+    int64_t first = task * PIXELS_PER_TASK, tokens = tensor_tokens(j->x), end = first + PIXELS_PER_TASK;
+    const kernels *k = j->r->k;
+    size_t n = (size_t)j->x.channels;
+    for (int64_t i = first; i < end && i < tensor_rows(j->x); i++) {
+        const float *by = tensor_data(j->r, j->n.scale_shift) + (size_t)(j->x.first_batch + i / tokens) * 2 * n;
+        k->scale_shift_act(tensor_data(j->r, j->x) + (size_t)i * n, by, by + n, j->n.act, tensor_data(j->r, j->y) + (size_t)i * n, n);
+    }
 }
 
 tensor normalize(run *r, tensor x, norm n)
@@ -115,7 +122,7 @@ tensor normalize(run *r, tensor x, norm n)
     tensor y = tensor_like(r, x, x.channels);
     if (r->live && run_ok(r)) {
         normalize_job j = {r, x, y, n};
-        threads_run(r->pool, (int64_t)x.batch * x.height, normalize_task, &j);
+        threads_run(r->pool, (tensor_rows(x) + PIXELS_PER_TASK - 1) / PIXELS_PER_TASK, normalize_task, &j);
     }
     return y;
 }

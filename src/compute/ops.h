@@ -30,7 +30,7 @@ typedef struct norm {      /* group normalization whose statistics are taken; th
 } norm;
 #define NO_NORM ((norm){{0, 0, 0, 0, 0, -1, -1}, ACT_NONE})
 norm group_norm(run *r, tensor x, const char *name, int groups, float eps, activation act);
-tensor normalize(run *r, tensor x, norm n); /* the normalized tensor itself */
+tensor normalize(run *r, tensor x, norm n); /* the normalized tensor itself; x may be a region's slab of what `n` was taken of */
 typedef struct conv_options {
     int kernel, stride, padding;
     bool upsample;         /* nearest-neighbour doubling before it */
@@ -69,6 +69,16 @@ tensor unpatchify(run *r, tensor x, int patch, int channels);
 tensor attention(run *r, tensor q, tensor k, tensor v, int heads, float scale, const segments *qs, const segments *ks, tensor bias);
 /* Token t attends to tokens 0..t of its own segment (s, or batch item where s is NULL). */
 tensor attention_causal(run *r, tensor q, tensor k, tensor v, int heads, float scale, const segments *s);
+/* Self-attention in regions: keys and values of [batch, tokens, channels] are packed slab by slab (of a region over rows of that shape) and kept
+ * like that, in half the room where they may be rounded; then queries come slab by slab. */
+typedef struct packed_keys {
+    int batch, channels, heads;
+    int64_t tokens, tiles, tile_bytes, place;
+    bool exact;
+} packed_keys;
+packed_keys keys_new(run *r, int batch, int64_t tokens, int channels, int heads);
+void keys_pack(run *r, const packed_keys *p, const region *g, tensor k, tensor v);
+tensor attention_keys(run *r, tensor q, const packed_keys *p, float scale);
 /* T5's relative position bias by distance: NAME.weight [buckets, heads] -> [heads, 2 * longest - 1] (key - query + longest - 1). */
 tensor t5_distances(run *r, const char *name, int buckets, int max_distance, int heads, int longest);
 

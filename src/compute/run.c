@@ -126,8 +126,9 @@ void run_operations(run *r, double operations)
 region region_rows(run *r, tensor x)
 {
     int64_t tokens = tensor_tokens(x);
-    bool whole = r->lever.slab_rows == 0 || r->lever.slab_rows >= tokens;
-    return (region){.x = x, .rows = whole ? 1 : tokens * x.batch, .step = whole ? 1 : r->lever.slab_rows, .repeated = !whole,
+    int64_t step = (int64_t)round_up((size_t)r->lever.slab_rows, KEY_TILE); /* keys may be packed slab by slab */
+    bool whole = step == 0 || step >= tokens;
+    return (region){.x = x, .rows = whole ? 1 : tokens * x.batch, .step = whole ? 1 : step, .repeated = !whole,
                     .mark = r->arena.serial, .first_use = r->use};
 }
 
