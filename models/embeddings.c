@@ -1,16 +1,12 @@
-#define _GNU_SOURCE /* st_mtim */
 #include "models/embeddings.h"
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/cache.h"
 #include "base/mem.h"
 #include "base/paths.h"
 #include "models/resume.h"
@@ -18,7 +14,7 @@
 
 #define MAGIC "PENSEMB1"
 #define SUFFIX ".embedding"
-enum { DEFAULT_LIMIT = 256 << 20, STALE_SECONDS = 3600 };
+enum { DEFAULT_LIMIT = 256 << 20 };
 
 /* A program that was built anew may compute other last bits. */
 static uint64_t program_hash(uint64_t h)
@@ -130,87 +126,21 @@ static bool disk_find(embedding_key k, const embedding *out)
         there = state_close(f) && there;
     }
     if (there)
-        utimensat(AT_FDCWD, path, NULL, 0);   /* last used now */
+        cache_touch(path);
     else if (path && why.code == STATUS_BAD_FILE)
-        unlink(path);                         /* torn or altered: nobody will want it */
+        unlink(path);   /* torn or altered: nobody will want it */
     mem_free(path);
     return there;
-}
-
-static uint64_t limit_bytes(void)
-{
-    const char *text = getenv("PENSTOCK_CACHE_LIMIT");
-    char *end = NULL;
-    uint64_t n = text && *text ? strtoull(text, &end, 10) : 0;
-    return end && !*end ? n : DEFAULT_LIMIT;
-}
-
-typedef struct oldest {
-    char name[256];
-    struct timespec used;
-} oldest;
-
-static bool ends_in(const char *text, const char *end)
-{
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
-/* Bytes of all entries, and the one that was not used for longest. What a killed process left half-written goes after an hour. */
-static uint64_t survey(int folder, oldest *o)
-{
-    uint64_t sum = 0;
-    *o = (oldest){.used = {.tv_sec = INT64_MAX >> 8}};
-    int copy = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *d = copy >= 0 ? fdopendir(copy) : NULL;
-    for (struct dirent *e; d && (e = readdir(d));) {
-        struct stat f;
-        if (*e->d_name == '.' || strlen(e->d_name) >= sizeof o->name || fstatat(folder, e->d_name, &f, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(f.st_mode))
-            continue;
-        if (!ends_in(e->d_name, SUFFIX)) {
-            if (strstr(e->d_name, SUFFIX ".part-") && f.st_mtime < time(NULL) - STALE_SECONDS)
-                unlinkat(folder, e->d_name, 0);
-            continue;
-        }
-        sum += (uint64_t)f.st_size;
-        bool older = f.st_mtim.tv_sec < o->used.tv_sec || (f.st_mtim.tv_sec == o->used.tv_sec && f.st_mtim.tv_nsec < o->used.tv_nsec);
-        if (older) {
-            snprintf(o->name, sizeof o->name, "%s", e->d_name);
-            o->used = f.st_mtim;
-        }
-    }
-    if (d)
-        closedir(d);
-    else if (copy >= 0)
-        close(copy);
-    return sum;
-}
-
-static void make_place(const char *path, uint64_t bytes)
-{
-    status ignored = STATUS_INIT;
-    char *folder = mem_string(path, &ignored);
-    if (!folder)
-        return;
-    *strrchr(folder, '/') = 0;
-    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    uint64_t limit = limit_bytes();
-    oldest o;
-    while (fd >= 0 && survey(fd, &o) + bytes > limit && *o.name)
-        if (unlinkat(fd, o.name, 0) != 0)
-            break;
-    if (fd >= 0)
-        close(fd);
-    mem_free(folder);
 }
 
 static void disk_keep(embedding_key k, const embedding *in)
 {
     status ignored = STATUS_INIT;
+    uint64_t limit = cache_limit("PENSTOCK_CACHE_LIMIT", DEFAULT_LIMIT);
     uint64_t floats[2] = {in->token_floats, in->pooled_floats}, bytes = (floats[0] + floats[1]) * sizeof(float) + 64;
-    char *path = bytes <= limit_bytes() ? path_of(k) : NULL;
+    char *path = bytes <= limit ? path_of(k) : NULL;
     if (path)
-        make_place(path, bytes);
+        cache_make_place(path, SUFFIX, bytes, limit);
     state_file *f = path ? state_create(path, MAGIC, &ignored) : NULL;
     if (f) {
         state_put(f, floats, sizeof floats);

@@ -262,6 +262,15 @@ file_encode() { lines && penstock encode -m "$S" --prompt-file lines -o e.s -q &
 file_cached() { printf 'a\nb\n' >f && penstock generate -m "$S" --prompt-file f --steps 1 -q && is 0 && penstock generate -m "$S" -p b --steps 1 -q --json && warm; }
 encode_many_tokens() { penstock encode -m "$S" --tokens 9 -b 4 -o e -q && is 0 && has e '"text.text_encoder":{"dtype":"F32","shape":.4,9,40'; }
 
+kept() { find "$ROOT/cache/penstock/models" -type f; }
+type_once() { # as quantize and generate, the second time from what is kept
+    container sigma_small q4 && penstock generate -m c.penstock -p fox --steps 2 -q -o a.png --trace a && penstock generate -m "$S" --type q4 -p fox --steps 2 -o b.png --trace b && is 0 && has ../err 'quantizing to q4' && same a b &&
+        same c.penstock "$(kept)" && penstock generate -m "$S" --type q4 -p fox --steps 2 -o b.png --trace b && is 0 && ! grep -q quantiz ../err && same a b && penstock generate -m "$S" --type q8 -p fox --steps 1 -o b.png && has ../err 'quantizing to q8'
+}
+type_damaged() { penstock generate -m "$S" --type q4 -p fox --steps 1 -q -o a.png && cut_file "$(kept)" 1000 && penstock generate -m "$S" --type q4 -p fox --steps 1 -o b.png && is 0 && has ../err quantizing && same a.png b.png; }
+type_bounded() { copy sigma_small && export PENSTOCK_MODELS_LIMIT=1 && generate --type q4 && [ "$(kept | wc -l)" -eq 1 ] && penstock generate -m model -p fox --type q4 --steps 1 -q -o a.png && is 0 && [ "$(kept | wc -l)" -eq 1 ]; }
+type_refused() { container sigma_small q4 && rm -rf "$ROOT/cache" && penstock generate -m c.penstock --type q4 -p fox -o a.png -q; is 2 && sentence container && generate --type q4 --no-cache; is 2 && sentence no-cache && XDG_CACHE_HOME=/dev/null/x generate --type q4; is "1|2" && sentence && [ "$(ls)" = c.penstock ]; }
+
 encode() { penstock encode -m "$S" -p "a red fox" -n dog -o e.safetensors -q && is 0 && has e.safetensors '"text.text_encoder"' '"mask.text_encoder"'; }
 encode_tokens() { penstock encode -m "$S" --tokens 9 -o e.safetensors -q && is 0 && has e.safetensors '"text.text_encoder"'; }
 encode_no_tokenizer() { copy sigma_small && rm -r model/tokenizer && penstock encode -m model --tokens 9 -o e.safetensors -q && is 0; }
@@ -450,6 +459,11 @@ try 'prompt file: traces' file_traces
 try 'prompt file: encode' file_encode
 try 'prompt file: cached' file_cached
 try 'encode --tokens -b' encode_many_tokens
+
+try '--type: quantized once' type_once
+try '--type: a damaged one is made again' type_damaged
+try '--type: bounded' type_bounded
+try '--type: refused' type_refused
 
 try 'encode' encode
 try 'encode --tokens' encode_tokens

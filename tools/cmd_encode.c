@@ -4,6 +4,7 @@
 #include "base/trace.h"
 #include "tools/command.h"
 #include "tools/prompts.h"
+#include "tools/quantized.h"
 
 static bool run_one(const options *o, const source *src, embedding_store *store, status *st)
 {
@@ -39,7 +40,7 @@ bool cmd_encode(const options *o, status *st)
         prompts_free(&lines);
         return false;
     }
-    source *src = open_model(o, st);
+    source *src = open_quantized(o, open_model(o, st), st);
     if (src && o->prompt_file)
         prompts_run(&lines, src, run_one, st);
     else if (src)

@@ -4,6 +4,7 @@
 #include "base/trace.h"
 #include "tools/command.h"
 #include "tools/prompts.h"
+#include "tools/quantized.h"
 
 static bool write_all(const options *o, const request *q, const source *src, const result *r, status *st)
 {
@@ -46,7 +47,7 @@ static bool run_file(const options *o, status *st)
         return status_set(st, STATUS_USAGE, "--%s: is of one run; name it in a line of the prompt file",
                           o->checkpoint ? "checkpoint" : o->load_latents ? "load-latents" : "embeddings");
     prompt_lines lines;
-    source *src = prompts_read(&lines, o, st) ? open_model(o, st) : NULL;
+    source *src = prompts_read(&lines, o, st) ? open_quantized(o, open_model(o, st), st) : NULL;
     if (src)
         prompts_run(&lines, src, run_one, st);
     prompts_free(&lines);
@@ -66,7 +67,7 @@ bool cmd_generate(const options *given, status *st)
         return run_file(&o, st);
     if (!make_request(&o, NULL, &q, st) || !check_outputs(&o, st))
         return false;
-    source *src = open_model(&o, st);
+    source *src = open_quantized(&o, open_model(&o, st), st);
     if (src)
         run_one(&o, src, NULL, st);
     source_close(src);

@@ -175,9 +175,9 @@ static bool run(const options *o, job *j, status *st)
     progress_start(&p, o->quiet);
     bool good = policy_type(o->type, &q.type, st) && convert(&q, &r, st);
     progress_end(&p);
-    if (good)
+    if (good && o->command->bit == QUANTIZE) /* generate --type has a report of its own */
         report(o, &r, seconds_now() - began);
-    else if (st->code == STATUS_BUDGET)
+    if (!good && st->code == STATUS_BUDGET)
         name_whole_budget(o->budget_bytes, base, st);
     convert_report_free(&r);
     return good;

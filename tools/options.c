@@ -50,7 +50,8 @@ static const option_row table[] = {
     {"max-sequence-length", 0, COUNT, GENERATE | ENCODE | PLAN, AT(max_sequence_length), 1, 65536, "N",
      "tokens of the prompt (default: the model's)"},
     {"tokens", 0, COUNT, GENERATE | ENCODE | PLAN, AT(tokens), 1, 65536, "N", "that many arbitrary token ids instead of a prompt"},
-    {"type", 0, CHOICE, QUANTIZE, AT(type), 0, 0, "q4|q5|q8|f16|bf16|f32", "what weights become (default q4)"},
+    {"type", 0, CHOICE, QUANTIZE | GENERATE | ENCODE, AT(type), 0, 0, "q4|q5|q8|f16|bf16|f32",
+     "what weights become (quantize: default q4; else a folder is quantized once, into the cache)"},
     {"tensor-type", 0, LIST, QUANTIZE, AT(tensor_type), 0, 0, "GLOB=TYPE", "another type for some tensors; repeatable"},
     {"component", 0, LIST, QUANTIZE, AT(component), 0, 0, "NAME=FILE", "take a part from elsewhere; repeatable"},
     {"random", 0, SEED, QUANTIZE, AT(random_seed), 0, 0, "SEED", "random weights, for configs that have none"},
@@ -304,7 +305,7 @@ static bool parse_letters(options *o, int argc, char **argv, int *i, status *st)
 
 bool options_parse(options *o, const command *c, int argc, char **argv, status *st)
 {
-    *o = (options){.command = c, .batch_count = 1, .guidance_scale = NAN, .seed = 42, .type = "q4", .precision = "auto"};
+    *o = (options){.command = c, .batch_count = 1, .guidance_scale = NAN, .seed = 42, .type = c->bit == QUANTIZE ? "q4" : NULL, .precision = "auto"};
     size_t room = (size_t)argc;
     o->memory = mem_alloc(3 * room, sizeof *o->memory, "options", st);
     if (!o->memory)
