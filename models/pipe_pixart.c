@@ -127,7 +127,8 @@ static bool plan_text(pixart *p)
     if (most > 4096)
         return status_set(p->e.st, STATUS_USAGE, "--max-sequence-length %d: at most 4096", most);
     bool ok = t5_text_plan(&p->text, &p->e, "text_encoder", "tokenizer", p->prompts.text, p->prompts.texts, most, true);
-    text_stage_report_cut(&p->text.text, q, &p->prompts);
+    if (ok)
+        text_stage_report_cut(&p->text.text, q, &p->prompts);
     if (ok && p->text.config.d_model != (p->denoiser.caption_channels ? p->denoiser.caption_channels : p->denoiser.cross_dim))
         return status_set(p->e.st, STATUS_BAD_FILE, "%s: the text encoder's width is %d, the transformer wants %d", p->e.source->path, p->text.config.d_model,
                           p->denoiser.caption_channels);

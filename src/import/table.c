@@ -10,13 +10,13 @@
 
 tensor_table *table_read(io *f, status *st)
 {
-    uint8_t first[4] = {0};
+    uint8_t first[9] = {0};
     size_t bytes = io_size(f) < sizeof first ? (size_t)io_size(f) : sizeof first;
     if (!io_read(f, 0, first, bytes, st))
         return NULL;
     if (memcmp(first, "GGUF", 4) == 0)
         return gguf_read(f, st);
-    if (torch_begins(first))
+    if (torch_begins(first) && first[8] != '{') /* a safetensors header of 0x580 bytes begins like a pickle: 80 05, then zeros and its JSON */
         return torch_read(f, st);
     return safetensors_read(f, st);
 }
