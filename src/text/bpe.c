@@ -28,10 +28,10 @@ static void find_letters(bpe *b)
     letter_texts(text);
     for (int i = 0; i < 256; i++) {
         size_t n = strlen(text[i]);
-        b->letter[i] = bpe_find(b, text[i], n);
+        b->letter[i] = token_find(&b->words, text[i], n);
         memcpy(with_end, text[i], n);
         memcpy(with_end + n, end, sizeof end);
-        b->last[i] = bpe_find(b, with_end, n + sizeof end - 1);
+        b->last[i] = token_find(&b->words, with_end, n + sizeof end - 1);
     }
 }
 
@@ -43,7 +43,7 @@ static bool add_merge(bpe *b, const char *left, size_t left_bytes, const char *r
     if (!text_append(both, left, left_bytes, st) || !text_append(both, right, right_bytes, st))
         return false;
     bpe_merge *m = &b->merge[b->merges];
-    *m = (bpe_merge){bpe_find(b, left, left_bytes), bpe_find(b, right, right_bytes), b->merges, bpe_find(b, both->text, both->used)};
+    *m = (bpe_merge){token_find(&b->words, left, left_bytes), token_find(&b->words, right, right_bytes), b->merges, token_find(&b->words, both->text, both->used)};
     if (m->left < 0 || m->right < 0 || m->id < 0)
         return status_set(st, STATUS_BAD_FILE, "%s: merge %d, \"%.*s %.*s\": the vocabulary lacks %s", name, b->merges + 1, shown(left_bytes), left,
                           shown(right_bytes), right, m->left < 0 ? "the first" : m->right < 0 ? "the second" : "what they make");
@@ -110,7 +110,7 @@ static bool read_model(bpe *b, const json *model, const char *name, status *st)
     json_object_object_foreach((json *)(uintptr_t)vocab, token, id)
         if (!json_object_is_type(id, json_type_int))
             return status_set(st, STATUS_BAD_FILE, "%s: token \"%.40s\" has no id", name, token);
-        else if (!bpe_add(b, token, strlen(token), json_object_get_int64(id), name, st))
+        else if (!token_add(&b->words, token, strlen(token), json_object_get_int64(id), name, st))
             return false;
     size_t count = json_object_array_length(merges);
     text_buffer both = {0};
@@ -137,7 +137,7 @@ static bool read_files(bpe *b, const tokenizer_files *f, json **added_tokens, st
     char *vocab = mem_format(st, "%svocab.json", f->folder), *merges = mem_format(st, "%smerges.txt", f->folder), *whole = mem_format(st, "%stokenizer.json", f->folder);
     bool ok = vocab && merges && whole;
     if (ok && f->vocab.text && f->merges.text)
-        ok = bpe_add_json(b, &f->vocab, vocab, st) && read_merges(b, &f->merges, merges, st);
+        ok = token_add_json(&b->words, &f->vocab, vocab, st) && read_merges(b, &f->merges, merges, st);
     else if (ok && f->whole.text)
         ok = read_whole(b, &f->whole, whole, added_tokens, st);
     else if (ok)
@@ -150,21 +150,21 @@ static bool read_files(bpe *b, const tokenizer_files *f, json **added_tokens, st
 
 static int by_id(const void *x, const void *y)
 {
-    const bpe_entry *a = x, *b = y;
+    const token_entry *a = x, *b = y;
     return a->id < b->id ? -1 : a->id > b->id;
 }
 
 static bool ids_are_single(const bpe *b, const tokenizer_files *f, status *st)
 {
-    bpe_entry *sorted = mem_alloc((size_t)b->count + 1, sizeof *sorted, "vocabulary", st);
+    token_entry *sorted = mem_alloc((size_t)b->words.count + 1, sizeof *sorted, "vocabulary", st);
     if (!sorted)
         return false;
-    memcpy(sorted, b->entry, (size_t)b->count * sizeof *sorted);
-    qsort(sorted, (size_t)b->count, sizeof *sorted, by_id);
-    for (int32_t i = 1; i < b->count && status_ok(st); i++)
+    memcpy(sorted, b->words.entry, (size_t)b->words.count * sizeof *sorted);
+    qsort(sorted, (size_t)b->words.count, sizeof *sorted, by_id);
+    for (int32_t i = 1; i < b->words.count && status_ok(st); i++)
         if (sorted[i].id == sorted[i - 1].id)
             status_set(st, STATUS_BAD_FILE, "%s%s: tokens \"%.*s\" and \"%.*s\" have the same id %d", f->folder, f->vocab.text && f->merges.text ? "vocab.json" : "tokenizer.json",
-                       shown(sorted[i - 1].bytes), b->text.text + sorted[i - 1].at, shown(sorted[i].bytes), b->text.text + sorted[i].at, sorted[i].id);
+                       shown(sorted[i - 1].bytes), b->words.text.text + sorted[i - 1].at, shown(sorted[i].bytes), b->words.text.text + sorted[i].at, sorted[i].id);
     mem_free(sorted);
     return status_ok(st);
 }
@@ -192,7 +192,6 @@ static void sort_merges(bpe *b)
 
 bool bpe_read(bpe *b, const tokenizer_files *f, json **added_tokens, status *st)
 {
-    b->largest = -1;
     if (!read_files(b, f, added_tokens, st) || !ids_are_single(b, f, st))
         return false;
     find_letters(b);
@@ -200,20 +199,9 @@ bool bpe_read(bpe *b, const tokenizer_files *f, json **added_tokens, status *st)
     return true;
 }
 
-void bpe_forget_text(bpe *b)
-{
-    mem_free(b->text.text);
-    mem_free(b->entry);
-    mem_free(b->slot);
-    b->text = (text_buffer){0};
-    b->entry = NULL;
-    b->slot = NULL;
-    b->slots = 0;
-}
-
 void bpe_free(bpe *b)
 {
-    bpe_forget_text(b);
+    tokens_free(&b->words);
     mem_free(b->merge);
     b->merge = NULL;
 }

@@ -19,7 +19,7 @@ typedef struct bpe_tokenizer {
 
 static const bpe_tokenizer *bpe_of(const tokenizer *t) { return (const bpe_tokenizer *)(const void *)t; }
 
-static int32_t kind_find(const tokenizer *t, const char *text, size_t bytes) { return bpe_find(&bpe_of(t)->model, text, bytes); }
+static int32_t kind_find(const tokenizer *t, const char *text, size_t bytes) { return token_find(&bpe_of(t)->model.words, text, bytes); }
 
 static void kind_close(tokenizer *t) { bpe_free(&((bpe_tokenizer *)(void *)t)->model); }
 
@@ -128,17 +128,17 @@ tokenizer *tokenizer_open_bpe(const tokenizer_files *f, status *st)
     t->base.kind = &kind;
     json *added_tokens = NULL;
     bool ok = bpe_read(&t->model, f, &added_tokens, st);
-    t->base.vocabulary = t->model.count;
-    t->base.largest = t->model.largest;
+    t->base.vocabulary = t->model.words.count;
+    t->base.largest = t->model.words.largest;
     special_tokens special = {0};
     ok = ok && special_read(&special, &t->base, &class, f, added_tokens, st);
     if (ok) {
-        t->unknown = bpe_find(&t->model, special.unknown, strlen(special.unknown));
+        t->unknown = token_find(&t->model.words, special.unknown, strlen(special.unknown));
         ok = bytes_are_covered(t, special.unknown, f, st);
     }
     special_free(&special);
     json_free(added_tokens);
-    bpe_forget_text(&t->model);
+    tokens_free(&t->model.words);
     if (ok)
         return &t->base;
     tokenizer_close(&t->base);

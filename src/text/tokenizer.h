@@ -40,6 +40,8 @@ tokenizer *tokenizer_open_spm(const void *model, size_t bytes, const char *token
 tokenizer *tokenizer_open_spm_json(const char *text, size_t bytes, const char *tokenizer_config, size_t config_bytes, const char *name, status *st);
 /* CLIP's: byte-level BPE on normalized, lower-cased words, <|startoftext|> and <|endoftext|> around them, as transformers' CLIPTokenizer. */
 tokenizer *tokenizer_open_bpe(const tokenizer_files *f, status *st);
+/* BERT's: the longest pieces of vocab.txt that a word begins with, [CLS] and [SEP] around the text, as transformers' BertTokenizer. */
+tokenizer *tokenizer_open_wordpiece(const tokenizer_files *f, status *st);
 void tokenizer_close(tokenizer *t);
 int32_t tokenizer_vocabulary(const tokenizer *t); /* pieces plus added tokens */
 int32_t tokenizer_largest_id(const tokenizer *t);  /* of the vocabulary without added tokens: a model's must be larger */

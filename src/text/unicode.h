@@ -11,7 +11,6 @@
 bool unicode_letter(uint32_t c); /* general category L */
 bool unicode_number(uint32_t c); /* general category N */
 bool unicode_space(uint32_t c);  /* White_Space */
-bool unicode_mark(uint32_t c);   /* Mn: what BERT calls an accent */
 /* The lower-case form of one character by itself; U+0130 has two, of which this is the first. */
 uint32_t unicode_lower(uint32_t c);
 

@@ -1,10 +1,10 @@
-/* A BPE vocabulary: 50,000 tokens with their ids. Read by a scanner of its own, as a JSON library would make 10 MB of objects of it. */
+/* 50,000 tokens with their ids, hashed. vocab.json has a scanner of its own, as a JSON library would make 10 MB of objects of it. */
 #include <inttypes.h>
 #include <string.h>
 #include <unistr.h>
 
 #include "base/mem.h"
-#include "text/bpe.h"
+#include "text/token_table.h"
 
 enum { LARGEST_ID = 1 << 24 };
 
@@ -17,68 +17,76 @@ static uint32_t hash_of(const char *text, size_t bytes) /* FNV-1a */
 }
 
 /* The slot of the text, or the empty one where it would be. */
-static size_t slot_of(const bpe *b, const char *text, size_t bytes)
+static size_t slot_of(const token_table *v, const char *text, size_t bytes)
 {
-    size_t at = hash_of(text, bytes) & (b->slots - 1);
-    for (; b->slot[at] >= 0; at = (at + 1) & (b->slots - 1)) {
-        const bpe_entry *e = &b->entry[b->slot[at]];
-        if (e->bytes == bytes && memcmp(b->text.text + e->at, text, bytes) == 0)
+    size_t at = hash_of(text, bytes) & (v->slots - 1);
+    for (; v->slot[at] >= 0; at = (at + 1) & (v->slots - 1)) {
+        const token_entry *e = &v->entry[v->slot[at]];
+        if (e->bytes == bytes && memcmp(v->text.text + e->at, text, bytes) == 0)
             break;
     }
     return at;
 }
 
-int32_t bpe_find(const bpe *b, const char *text, size_t bytes)
+int32_t token_find(const token_table *v, const char *text, size_t bytes)
 {
-    if (!b->slots)
+    if (!v->slots)
         return -1;
-    int32_t entry = b->slot[slot_of(b, text, bytes)];
-    return entry < 0 ? -1 : b->entry[entry].id;
+    int32_t entry = v->slot[slot_of(v, text, bytes)];
+    return entry < 0 ? -1 : v->entry[entry].id;
 }
 
-static bool grow(bpe *b, status *st)
+static bool grow(token_table *v, status *st)
 {
-    if (b->count < b->entry_room)
+    if (v->count < v->room)
         return true;
-    int32_t room = b->entry_room ? 2 * b->entry_room : 1024;
-    bpe_entry *e = mem_resize(b->entry, (size_t)room, sizeof *e, "vocabulary", st);
+    int32_t room = v->room ? 2 * v->room : 1024;
+    token_entry *e = mem_resize(v->entry, (size_t)room, sizeof *e, "vocabulary", st);
     if (!e)
         return false;
-    b->entry = e;
-    b->entry_room = room;
+    v->entry = e;
+    v->room = room;
     size_t slots = 4 * (size_t)room; /* at most half full, and a power of two */
     int32_t *slot = mem_alloc(slots, sizeof *slot, "vocabulary", st);
     if (!slot)
         return false;
-    mem_free(b->slot);
-    b->slot = slot;
-    b->slots = slots;
+    mem_free(v->slot);
+    v->slot = slot;
+    v->slots = slots;
     memset(slot, 0xff, slots * sizeof *slot);
-    for (int32_t i = 0; i < b->count; i++)
-        slot[slot_of(b, b->text.text + b->entry[i].at, b->entry[i].bytes)] = i;
+    for (int32_t i = 0; i < v->count; i++)
+        slot[slot_of(v, v->text.text + v->entry[i].at, v->entry[i].bytes)] = i;
     return true;
 }
 
-bool bpe_add(bpe *b, const char *text, size_t bytes, int64_t id, const char *name, status *st)
+bool token_add(token_table *v, const char *text, size_t bytes, int64_t id, const char *name, status *st)
 {
     if (id < 0 || id >= LARGEST_ID)
         return status_set(st, STATUS_BAD_FILE, "%s: token \"%.*s\" has the id %" PRId64, name, (int)(bytes < 40 ? bytes : 40), text, id);
-    if (b->count == LARGEST_ID || b->text.used + bytes > UINT32_MAX)
+    if (v->count == LARGEST_ID || v->text.used + bytes > UINT32_MAX)
         return status_set(st, STATUS_BAD_FILE, "%s: is too large a vocabulary", name);
-    if (!grow(b, st))
+    if (!grow(v, st))
         return false;
-    size_t slot = slot_of(b, text, bytes);
-    if (b->slot[slot] >= 0)
+    size_t slot = slot_of(v, text, bytes);
+    if (v->slot[slot] >= 0)
         return status_set(st, STATUS_BAD_FILE, "%s: token \"%.*s\" is there twice", name, (int)(bytes < 40 ? bytes : 40), text);
-    b->slot[slot] = b->count;
-    b->entry[b->count] = (bpe_entry){(uint32_t)b->text.used, (uint32_t)bytes, (int32_t)id};
-    if (!text_append(&b->text, text, bytes, st)) {
-        b->slot[slot] = -1;
+    v->slot[slot] = v->count;
+    v->entry[v->count] = (token_entry){(uint32_t)v->text.used, (uint32_t)bytes, (int32_t)id};
+    if (!text_append(&v->text, text, bytes, st)) {
+        v->slot[slot] = -1;
         return false;
     }
-    b->count++;
-    b->largest = id > b->largest ? (int32_t)id : b->largest;
+    v->count++;
+    v->largest = v->count == 1 || id > v->largest ? (int32_t)id : v->largest;
     return true;
+}
+
+void tokens_free(token_table *v)
+{
+    mem_free(v->text.text);
+    mem_free(v->entry);
+    mem_free(v->slot);
+    *v = (token_table){.largest = -1};
 }
 
 /* ---- {"token": id, ...} ---- */
@@ -190,13 +198,13 @@ static bool scan_id(scanner *s, int64_t *id)
     return s->at > from || wrong(s, "an id");
 }
 
-static bool scan_all(bpe *b, scanner *s)
+static bool scan_all(token_table *v, scanner *s)
 {
     if (!expect(s, '{', "\"{\""))
         return false;
     for (;;) {
         int64_t id;
-        if (!scan_token(s) || !scan_id(s, &id) || !bpe_add(b, s->token.text, s->token.used, id, s->name, s->st))
+        if (!scan_token(s) || !scan_id(s, &id) || !token_add(v, s->token.text, s->token.used, id, s->name, s->st))
             return false;
         skip_space(s);
         if (s->at < s->end && *s->at == ',') {
@@ -210,13 +218,13 @@ static bool scan_all(bpe *b, scanner *s)
     }
 }
 
-bool bpe_add_json(bpe *b, const tokenizer_file *f, const char *name, status *st)
+bool token_add_json(token_table *v, const tokenizer_file *f, const char *name, status *st)
 {
     const uint8_t *bad = u8_check((const uint8_t *)f->text, f->bytes);
     if (bad)
         return status_set(st, STATUS_BAD_FILE, "%s: byte %zu is not UTF-8", name, (size_t)((const char *)bad - f->text));
     scanner s = {.at = f->text, .end = f->text + f->bytes, .begin = f->text, .name = name, .st = st};
-    bool ok = text_append(&s.token, "", 1, st) && scan_all(b, &s);
+    bool ok = text_append(&s.token, "", 1, st) && scan_all(v, &s);
     mem_free(s.token.text);
     return ok;
 }
