@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "models/net_clip.h"
+#include "models/net_ldmbert.h"
 #include "models/net_pixart.h"
 #include "models/net_t5.h"
 #include "models/net_vae.h"
@@ -12,6 +13,7 @@
 #define READER(net) \
     static bool net##_read(void *c, const json *j, const char *name, status *st) { return net##_config_read(c, j, name, st); }
 READER(clip)
+READER(ldmbert)
 READER(pixart)
 READER(t5)
 READER(vae)
@@ -21,6 +23,7 @@ static const network_row table[] = {
     {"AutoencoderKL", NULL, NETWORK(vae)},
     {"CLIPTextModel", "clip_text_model", NETWORK(clip)},
     {"CLIPTextModelWithProjection", NULL, NETWORK(clip)},
+    {"LDMBertModel", "ldmbert", NETWORK(ldmbert)},
     {"PixArtTransformer2DModel", NULL, NETWORK(pixart)},
     {"T5EncoderModel", "t5", NETWORK(t5)},
     {"T5ForConditionalGeneration", NULL, NETWORK(t5)},
