@@ -28,6 +28,14 @@ static bool runs_avx2(void)
 }
 #endif
 
+#ifdef HAVE_AVXVNNI
+static bool runs_avxvnni(void)
+{
+    unsigned a, b, c, d; /* by hand, as above */
+    return runs_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4);
+}
+#endif
+
 #ifdef HAVE_AVX512
 static bool runs_avx512(void)
 {
@@ -88,6 +96,11 @@ static const struct set {
     {"avx2", &kernels_avx2, runs_avx2},
 #else
     {"avx2", NULL, NULL},
+#endif
+#ifdef HAVE_AVXVNNI
+    {"avxvnni", &kernels_avxvnni, runs_avxvnni},
+#else
+    {"avxvnni", NULL, NULL},
 #endif
 #ifdef HAVE_AVX512
     {"avx512", &kernels_avx512, runs_avx512},

@@ -6,7 +6,7 @@
 
 #include "simd/vec_avx2.h"
 
-#define KERNEL static
+#define KERNEL /* the AVX-VNNI set borrows these */
 #include "simd/float_kernels.inc"
 
 /* maddubs multiplies unsigned by signed bytes and adds two products with saturation at 16 bits, so the unsigned factor
@@ -18,7 +18,7 @@
  *  SIGN    |w| times a with the sign of w, which needs no sum beforehand, for few tokens; vpsignb shares the
  *          multipliers' ports on some processors.
  * A tile is 4 tokens x 4 rows: two registers of 2 rows x 16 k. */
-enum { I8_TOKENS = 4, I8_SEGMENTS = 64 };
+enum { I8_TOKENS = 4, I8_SEGMENTS = 64, PREFETCH_AHEAD = 2048 };
 typedef enum i8_way { SIGN, FLIP, NARROW } i8_way;
 
 /* Sums are kept as what they are, not as __m256i: converting back and forth in a loop makes gcc 12 keep each of them
@@ -95,8 +95,12 @@ ALWAYS void i8_tile(int T, i8_way way, const i8_job *g, int t, int quarter)
     int rows = g->rows - 4 * quarter;
     __m128i mask = _mm_cmpgt_epi32(_mm_set1_epi32(rows), _mm_setr_epi32(0, 1, 2, 3));
     __m128 scale = _mm_maskload_ps(g->row_scale + 4 * quarter, mask);
-    UNROLL for (int i = 0; i < T; i++)
-        _mm_maskstore_ps(g->out + (size_t)(t + i) * g->out_stride + 4 * quarter, mask, _mm_mul_ps(total[i], scale));
+    float *out = g->out + (size_t)t * g->out_stride + 4 * quarter;
+    UNROLL for (int i = 0; i < T; i++, out += g->out_stride)
+        if (rows >= 4)
+            _mm_storeu_ps(out, _mm_mul_ps(total[i], scale));
+        else
+            _mm_maskstore_ps(out, mask, _mm_mul_ps(total[i], scale));
 }
 
 #define TILE(T)                                                    \
@@ -141,8 +145,8 @@ static void sum_negative(const int8_t *w, int segments, int depth, int32_t *sums
         }
 }
 
-static void gemm_i8_avx2(const int8_t *const *a, const float *a_scale, const int32_t *a_sum, int tokens, int segments,
-                         int depth, const int8_t *w, const float *row_scale, int rows, float *out, size_t out_stride)
+void gemm_i8_avx2(const int8_t *const *a, const float *a_scale, const int32_t *a_sum, int tokens, int segments, int depth,
+                  const int8_t *w, const float *row_scale, int rows, float *out, size_t out_stride)
 {
     i8_job g = {a, a_scale, a_sum, tokens, segments, depth, w, row_scale, rows, out, out_stride, SIGN, NULL};
     int32_t negative[I8_SEGMENTS * PANEL_ROWS];
@@ -176,10 +180,12 @@ ALWAYS __m256i row_tables(const uint8_t *sel, int shift, const int8_t *table)
 #undef TABLE
 }
 
-static void decode_q4_avx2(const uint8_t *sel, const uint8_t *codes, int depth, const int8_t *table, int8_t *out)
+void decode_q4_avx2(const uint8_t *sel, const uint8_t *codes, int depth, const int8_t *table, int8_t *out)
 {
     const __m256i low = _mm256_set1_epi8(15);
-    for (int b = 0; b < depth / 32; b++, sel += 16, codes += 256, out += 512)
+    for (int b = 0; b < depth / 32; b++, sel += 16, codes += 256, out += 512) {
+        for (int line = 0; line < 256; line += 64) /* new to every cache as a rule */
+            __builtin_prefetch(codes + PREFETCH_AHEAD + line);
         for (int row = 0; row < PANEL_ROWS; row += 2) {
             __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)(codes + row * 16));
             __m256i first = _mm256_and_si256(v, low), second = _mm256_and_si256(_mm256_srli_epi16(v, 4), low);
@@ -187,6 +193,7 @@ static void decode_q4_avx2(const uint8_t *sel, const uint8_t *codes, int depth, 
             _mm256_storeu_si256(to, _mm256_shuffle_epi8(row_tables(sel + row, 0, table), first));
             _mm256_storeu_si256(to + 8, _mm256_shuffle_epi8(row_tables(sel + row, 4, table), second));
         }
+    }
 }
 
 /* Bits to masks: each byte of the 32 numbers sees the byte of `bits` that holds its bit. */
@@ -199,7 +206,7 @@ ALWAYS __m256i negate_where(__m256i x, uint32_t bits)
     return _mm256_sub_epi8(_mm256_xor_si256(x, mask), mask);
 }
 
-static void decode_q5_avx2(const uint8_t *sel, const uint8_t *codes, const uint8_t *signs, int depth, const int8_t *table, int8_t *out)
+void decode_q5_avx2(const uint8_t *sel, const uint8_t *codes, const uint8_t *signs, int depth, const int8_t *table, int8_t *out)
 {
     const __m256i low = _mm256_set1_epi8(15);
     for (int b = 0; b < depth / 32; b++, sel += 16, codes += 256, signs += 64, out += 512)

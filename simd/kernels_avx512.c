@@ -12,7 +12,7 @@
 /* dpbusd multiplies unsigned by signed bytes: the weights enter as w + 128 and 128 times the sum of the activations is
  * taken off again. A panel's chunk of 16 k is four registers of 4 rows x 16 k; 4 tokens x 4 registers of sums stay in
  * registers (6 tokens spill with gcc 12, and run at half the rate). */
-enum { I8_TOKENS = 4 };
+enum { I8_TOKENS = 4, PREFETCH_AHEAD = 2048 };
 
 /* Sums are kept as what they are, not as __m512i: converting back and forth in a loop makes gcc 12 keep each twice. */
 typedef int32_t v16si __attribute__((vector_size(64)));
@@ -109,13 +109,16 @@ ALWAYS __m512i row_tables(const uint8_t *sel, int shift, const int8_t *table)
 void decode_q4_avx512(const uint8_t *sel, const uint8_t *codes, int depth, const int8_t *table, int8_t *out)
 {
     const __m512i low = _mm512_set1_epi8(15);
-    for (int b = 0; b < depth / 32; b++, sel += 16, codes += 256, out += 512)
+    for (int b = 0; b < depth / 32; b++, sel += 16, codes += 256, out += 512) {
+        for (int line = 0; line < 256; line += 64) /* new to every cache as a rule */
+            __builtin_prefetch(codes + PREFETCH_AHEAD + line);
         for (int row = 0; row < PANEL_ROWS; row += 4) {
             __m512i v = _mm512_loadu_si512(codes + row * 16);
             __m512i first = _mm512_and_si512(v, low), second = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
             _mm512_storeu_si512(out + row * 16, _mm512_shuffle_epi8(row_tables(sel + row, 0, table), first));
             _mm512_storeu_si512(out + 256 + row * 16, _mm512_shuffle_epi8(row_tables(sel + row, 4, table), second));
         }
+    }
 }
 
 void decode_q5_avx512(const uint8_t *sel, const uint8_t *codes, const uint8_t *signs, int depth, const int8_t *table, int8_t *out)

@@ -35,7 +35,13 @@
 LOOP(fma_ymm, FMA_YMM)
 LOOP(maddubs, MADDUBS)
 #endif
+#ifdef HAVE_AVXVNNI
+#define DPBUSD_VEX(i) "%{vex%} vpdpbusd %%ymm14, %%ymm15, %%ymm" #i "\n\t"
+LOOP(dpbusd_vex, DPBUSD_VEX)
+#endif
 #ifdef HAVE_AVX512
+#define DPBUSD_YMM(i) "vpdpbusd %%ymm14, %%ymm15, %%ymm" #i "\n\t"
+LOOP(dpbusd_ymm, DPBUSD_YMM)
 #define FMA_ZMM(i) "vfmadd231ps %%zmm14, %%zmm15, %%zmm" #i "\n\t"
 #define DPBUSD(i) "vpdpbusd %%zmm14, %%zmm15, %%zmm" #i "\n\t"
 LOOP(fma_zmm, FMA_ZMM)
@@ -81,7 +87,13 @@ static const peak peaks[] = {
     {"avx2", PEAK_I8, "vpmaddubsw + vpmaddwd + vpaddd", 12 * 64, maddubs, NULL},
     {"avx2", PEAK_F32, "vfmadd231ps ymm", 12 * 16, fma_ymm, NULL},
 #endif
+#ifdef HAVE_AVXVNNI
+    {"avxvnni", PEAK_I8, "vpdpbusd ymm", 12 * 64, dpbusd_vex, NULL},
+    {"avxvnni", PEAK_F32, "vfmadd231ps ymm", 12 * 16, fma_ymm, NULL},
+#endif
 #ifdef HAVE_AVX512
+    {"avxvnni_evex", PEAK_I8, "vpdpbusd ymm", 12 * 64, dpbusd_ymm, NULL}, /* the tests' build of the same source */
+    {"avxvnni_evex", PEAK_F32, "vfmadd231ps ymm", 12 * 16, fma_ymm, NULL},
     {"avx512", PEAK_I8, "vpdpbusd zmm", 12 * 128, dpbusd, NULL},
     {"avx512", PEAK_F32, "vfmadd231ps zmm", 12 * 32, fma_zmm, NULL},
 #endif

@@ -17,6 +17,9 @@
 
 #include "simd/kernels.h"
 #include "simd/peaks.h"
+#ifdef HAVE_AVX512
+extern const kernels kernels_avxvnni_evex; /* kernels_avxvnni.c in the encoding that AVX-512 has, for machines without AVX-VNNI */
+#endif
 
 #ifndef MAP_ANONYMOUS
 #define MAP_ANONYMOUS MAP_ANON
@@ -440,211 +443,7 @@ CONVERSION_TEST(f8e4m3_to_f32, uint8_t, 256)
 
 /* ---- attention ---- */
 
-typedef struct attention_case {
-    int nq, nk, qk, vd;
-    size_t q_stride, k_stride, v_stride, bias_stride, out_stride;
-    float *q, *k, *v, *bias, scale, *scratch;
-} attention_case;
-
-static void attend(const kernels *set, const attention_case *c, int first, int nq, float *out)
-{
-    set->attention(c->q + (size_t)first * c->q_stride, c->q_stride, nq, c->k, c->k_stride, c->v, c->v_stride, c->nk, c->qk, c->vd,
-                   c->scale, c->bias ? c->bias + (size_t)first * c->bias_stride : NULL, c->bias_stride,
-                   out + (size_t)first * c->out_stride, c->out_stride, c->scratch);
-}
-
-typedef enum masks { NO_BIAS, BIAS, FIRST_TILE_MASKED, CAUSAL, ALL_MASKED, BIG_LOGITS, MASKS } masks;
-static const char *const mask_names[] = {"no bias", "bias", "first keys masked", "causal", "one query masked", "big logits"};
-
-static float mask_bias(masks mask, int q, int k, int nk)
-{
-    bool masked = (mask == FIRST_TILE_MASKED && k + 1 < nk && k < 70) || (mask == CAUSAL && k > q) || (mask == ALL_MASKED && q == 0);
-    return masked ? -INFINITY : random_normal();
-}
-
-/* Whole numbers: logits are exact whatever the order of their sum. */
-static void fill_rows(float *x, int lines, size_t stride, int width, bool whole)
-{
-    for (int i = 0; i < lines; i++)
-        for (int d = 0; d < width; d++)
-            x[(size_t)i * stride + (size_t)d] = whole ? (float)random_int(-8, 8) : random_normal();
-}
-
-static attention_case make_attention(int nq, int nk, int qk, int vd, masks mask)
-{
-    attention_case c = {.nq = nq, .nk = nk, .qk = qk, .vd = vd, .scale = 1 / sqrtf((float)qk)};
-    c.q_stride = (size_t)(qk + random_int(0, 5)), c.k_stride = (size_t)(qk + random_int(0, 5));
-    c.v_stride = (size_t)(vd + random_int(0, 5)), c.out_stride = (size_t)(vd + random_int(0, 5));
-    c.bias_stride = (size_t)(nk + random_int(0, 5));
-    c.q = ARRAY(float, span(nq, c.q_stride, qk)), c.k = ARRAY(float, span(nk, c.k_stride, qk));
-    c.v = ARRAY(float, span(nk, c.v_stride, vd));
-    c.scratch = guarded(attention_scratch_floats(vd) * sizeof(float), false);
-    fill_rows(c.q, nq, c.q_stride, qk, mask == BIG_LOGITS);
-    fill_rows(c.k, nk, c.k_stride, qk, mask == BIG_LOGITS);
-    fill_rows(c.v, nk, c.v_stride, vd, false);
-    if (mask == BIG_LOGITS)
-        c.scale = 0.25f;
-    else if (mask != NO_BIAS) {
-        c.bias = ARRAY(float, span(nq, c.bias_stride, nk));
-        for (int i = 0; i < nq; i++)
-            for (int j = 0; j < nk; j++)
-                c.bias[(size_t)i * c.bias_stride + (size_t)j] = mask_bias(mask, i, j, nk);
-        seal(c.bias);
-    }
-    seal(c.q), seal(c.k), seal(c.v);
-    return c;
-}
-
-static void one_attention(int nq, int nk, int qk, int vd, masks mask)
-{
-    begin_case("%d queries, %d keys, %d and %d wide, %s", nq, nk, qk, vd, mask_names[mask]);
-    attention_case c = make_attention(nq, nk, qk, vd, mask);
-    size_t n = span(nq, c.out_stride, vd);
-    float *out = ARRAY(float, n), *want = ARRAY(float, n), *alone = ARRAY(float, n);
-    attend(run.set, &c, 0, nq, out);
-    attend(run.scalar, &c, 0, nq, want);
-    for (int i = 0, step; i < nq; i += step) {
-        step = random_int(1, nq - i);
-        attend(run.set, &c, i, step, alone);
-    }
-    bool same = true;
-    for (int i = 0; i < nq; i++)
-        for (int j = 0; j < vd; j++)
-            same = same && same_float(out[(size_t)i * c.out_stride + (size_t)j], alone[(size_t)i * c.out_stride + (size_t)j]);
-    near_matrix(out, want, nq, vd, c.out_stride, NULL, 2e-6 * 3 * fmax(1, sqrt(nk))); /* |v| < 3 */
-    verdict(same, "a query alone differs from the same among others");
-    verdict(gaps_untouched(out, nq, vd, c.out_stride), "wrote between the rows of out");
-    end_case();
-}
-
-/* All tiles of keys of c, packed; sealed. */
-static void *pack(const kernels *set, const attention_case *c, bool exact)
-{
-    size_t tile = attention_tile_bytes(exact ? NULL : set, c->qk, c->vd), tiles = (size_t)(c->nk + KEY_TILE - 1) / KEY_TILE;
-    char *packed = guarded(tile * tiles, true); /* 64-byte aligned */
-    for (int i = 0; i < c->nk; i += KEY_TILE)
-        set->attention_pack(c->k + (size_t)i * c->k_stride, c->k_stride, c->v + (size_t)i * c->v_stride, c->v_stride,
-                            c->nk - i < KEY_TILE ? c->nk - i : KEY_TILE, c->qk, c->vd, exact, packed + (size_t)(i / KEY_TILE) * tile);
-    seal(packed);
-    return packed;
-}
-
-static void attend_packed(const kernels *set, const attention_case *c, const void *packed, bool exact, int first, int nq, float *out)
-{
-    set->attention_packed(c->q + (size_t)first * c->q_stride, c->q_stride, nq, packed, c->nk, c->qk, c->vd, c->scale,
-                          c->bias ? c->bias + (size_t)first * c->bias_stride : NULL, c->bias_stride, exact,
-                          out + (size_t)first * c->out_stride, c->out_stride, c->scratch);
-}
-
-/* What kernels.def allows a set that rounds to bfloat16, for query i. */
-static double reduced_bound(const attention_case *c, int i)
-{
-    double most = 0, largest = 0;
-    for (int j = 0; j < c->nk; j++) {
-        double sum = 0;
-        for (int d = 0; d < c->qk; d++)
-            sum += fabs((double)c->q[(size_t)i * c->q_stride + (size_t)d] * (double)c->k[(size_t)j * c->k_stride + (size_t)d]);
-        most = fmax(most, sum);
-        for (int d = 0; d < c->vd; d++)
-            largest = fmax(largest, fabs((double)c->v[(size_t)j * c->v_stride + (size_t)d]));
-    }
-    return largest * (0x1p-7 * most * (double)c->scale + 0x1p-6);
-}
-
-static bool same_rows(const float *a, const float *b, int lines, int width, size_t stride)
-{
-    for (int i = 0; i < lines; i++)
-        for (int j = 0; j < width; j++)
-            if (!same_float(a[(size_t)i * stride + (size_t)j], b[(size_t)i * stride + (size_t)j]))
-                return false;
-    return true;
-}
-
-static void one_attention_packed(int nq, int nk, int qk, int vd, masks mask)
-{
-    begin_case("packed, %d queries, %d keys, %d and %d wide, %s", nq, nk, qk, vd, mask_names[mask]);
-    attention_case c = make_attention(nq, nk, qk, vd, mask);
-    size_t n = span(nq, c.out_stride, vd);
-    float *out = ARRAY(float, n), *want = ARRAY(float, n), *alone = ARRAY(float, n);
-    double *bounds = ARRAY(double, nq * vd);
-    attend(run.set, &c, 0, nq, want);
-    attend_packed(run.set, &c, pack(run.set, &c, true), true, 0, nq, out);
-    verdict(same_rows(out, want, nq, vd, c.out_stride), "exact, but differs from the kernel that does not pack");
-    void *packed = pack(run.set, &c, false);
-    attend(run.scalar, &c, 0, nq, want);
-    attend_packed(run.set, &c, packed, false, 0, nq, out);
-    for (int i = 0, step; i < nq; i += step) {
-        step = random_int(1, nq - i);
-        attend_packed(run.set, &c, packed, false, i, step, alone);
-    }
-    for (int i = 0; i < nq * vd; i++)
-        bounds[i] = i % vd ? bounds[i - 1] : reduced_bound(&c, i / vd);
-    near_matrix(out, want, nq, vd, c.out_stride, bounds, 0);
-    verdict(same_rows(out, alone, nq, vd, c.out_stride), "a query alone differs from the same among others");
-    verdict(gaps_untouched(out, nq, vd, c.out_stride), "wrote between the rows of out");
-    end_case();
-}
-
-/* The error that rounding makes of ordinary numbers, far below the bound for the worst. */
-static void typical_error(int nk, int width)
-{
-    begin_case("packed, 16 queries, %d keys, %d wide, root mean square", nk, width);
-    attention_case c = make_attention(16, nk, width, width, NO_BIAS);
-    size_t n = span(16, c.out_stride, width);
-    float *out = ARRAY(float, n), *want = ARRAY(float, n);
-    double error = 0, size = 0;
-    attend_packed(run.set, &c, pack(run.set, &c, false), false, 0, 16, out);
-    attend(run.scalar, &c, 0, 16, want);
-    for (size_t i = 0; i < n; i++)
-        if (i % c.out_stride < (size_t)width) {
-            error += ((double)out[i] - (double)want[i]) * ((double)out[i] - (double)want[i]);
-            size += (double)want[i] * (double)want[i];
-        }
-    verdict(error <= size * 5e-3 * 5e-3, "relative error %.5f, not below 0.005", sqrt(error / size));
-    end_case();
-}
-
-static void test_attention_packed(void)
-{
-    static const int widths[] = {1, 2, 3, 5, 8, 16, 31, 40, 64, 72, 77}, keys[] = {1, 2, 3, 13, 63, 64, 65, 77, 128, 130, 200};
-    for (int nq = 1; nq <= QUERY_TILE; nq++)
-        for (int i = 0; i < MASKS; i++)
-            one_attention_packed(nq, PICK(keys), PICK(widths), PICK(widths), (masks)i);
-    one_attention_packed(16, 300, 64, 64, CAUSAL);
-    one_attention_packed(7, 70, 513, 129, NO_BIAS);
-    one_attention_packed(2, 66, 1030, 3, BIAS);
-    typical_error(4096, 40);
-    typical_error(300, 72);
-    typical_error(1024, 512);
-}
-
-/* With the test above: nothing outside of a tile is read or written, and what is there is used. */
-static void test_attention_pack(void)
-{
-    for (int keys = 1; keys <= KEY_TILE; keys += random_int(1, 5)) {
-        begin_case("%d keys", keys);
-        attention_case c = make_attention(1, keys, random_int(1, 90), random_int(1, 90), NO_BIAS);
-        char *got = pack(run.set, &c, true), *want = pack(run.scalar, &c, true);
-        same_bytes("keys", got, want, (size_t)keys * (size_t)c.qk * 4);
-        size_t v = (size_t)KEY_TILE * (size_t)c.qk * 4;
-        same_bytes("values", got + v, want + v, (size_t)keys * (size_t)c.vd * 4);
-        pack(run.set, &c, false);
-        verdict(true, "no page beside the tile was touched");
-        end_case();
-    }
-}
-
-static void test_attention(void)
-{
-    static const int widths[] = {1, 2, 3, 5, 8, 16, 31, 40, 64, 72, 77}, keys[] = {1, 2, 3, 13, 63, 64, 65, 77, 128, 130, 200};
-    for (int nq = 1; nq <= QUERY_TILE; nq++)
-        for (int i = 0; i < MASKS; i++)
-            one_attention(nq, PICK(keys), PICK(widths), PICK(widths), (masks)i);
-    one_attention(16, 300, 64, 64, CAUSAL);
-    one_attention(7, 70, 513, 129, NO_BIAS);
-    one_attention(2, 66, 1030, 3, BIAS);
-    one_attention(16, 4096, 40, 40, NO_BIAS);
-}
+#include "tests/check_attention.inc"
 
 /* ---- norms ---- */
 
@@ -798,224 +597,9 @@ static void test_channel_sums(void)
     }
 }
 
-/* ---- benchmark: the best of several rounds, beside the core's peak measured in the same rounds ---- */
+/* ---- benchmark ---- */
 
-enum work { BYTES, F32, I8 };
-
-static const peak *find_peak(enum work kind)
-{
-    return kind == BYTES ? NULL : peak_find(run.set->name, kind == F32 ? PEAK_F32 : PEAK_I8);
-}
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t); /* others may share the core */
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-/* What the kernel being timed works on. */
-enum { BENCH_FLOATS = 1 << 23 };
-static struct {
-    float *x, *y, *out;
-    int8_t *a, *w;
-    const float **lines;
-    const int8_t **lines_i8;
-    int32_t *sums;
-    int tokens, segments, depth, rows, nk, width;
-    size_t stride;
-    activation act;
-} b;
-
-static void bench_memory(void)
-{
-    size_t lines = 1 << 14;
-    b.x = aligned_alloc(64, 3 * BENCH_FLOATS * sizeof(float));
-    b.a = aligned_alloc(64, 2 * BENCH_FLOATS);
-    b.lines = malloc(lines * 2 * sizeof(void *) + lines * sizeof(int32_t));
-    if (!b.x || !b.a || !b.lines)
-        abort();
-    b.y = b.x + BENCH_FLOATS, b.out = b.y + BENCH_FLOATS, b.w = b.a + BENCH_FLOATS;
-    b.lines_i8 = (const int8_t **)(void *)(b.lines + lines), b.sums = (int32_t *)(void *)(b.lines_i8 + lines);
-    for (size_t i = 0; i < BENCH_FLOATS; i++) {
-        b.x[i] = random_unit(), b.y[i] = random_unit(), b.out[i] = 0;
-        b.a[i] = (int8_t)random_int(-127, 127), b.w[i] = (int8_t)random_int(-127, 127);
-    }
-    memset(b.sums, 0, lines * sizeof *b.sums);
-}
-
-/* Times `go` and prints a line; `amount`: operations or bytes of one call; then the shape in words. */
-#define TIME(go, kind, amount, ...) (begin_case(__VA_ARGS__), time_kernel(go, kind, amount))
-static void time_kernel(void (*go)(void), enum work kind, double amount)
-{
-    const peak *p = find_peak(kind);
-    double best = 1e9, best_peak = 1e9;
-    long turns = 20000, calls = 1;
-    for (int round = 0; round < 9; round++) {
-        double t = now();
-        if (p) {
-            p->turns(turns);
-            best_peak = fmin(best_peak, (now() - t) / (double)turns);
-        }
-        for (;;) {
-            t = now();
-            for (long i = 0; i < calls; i++)
-                go();
-            t = now() - t;
-            best = fmin(best, t / (double)calls);
-            if (t > 4e-3)
-                break;
-            calls *= 2;
-        }
-    }
-    printf("%-16s %-8s %-44s %12.0f ns %8.1f %s", run.kernel, run.set->name, run.shape, best * 1e9, amount / best * 1e-9,
-           kind == BYTES ? "GB/s" : kind == F32 ? "GFLOP/s" : "GOP/s");
-    if (p)
-        printf("  %3.0f %% of %.1f (%s)", 100 * amount / best / (p->operations / best_peak), p->operations / best_peak * 1e-9, p->instruction);
-    printf("\n");
-}
-
-static void go_gemm_f32(void)
-{
-    int rows = b.rows < 64 ? b.rows : 64; /* as the caller does: panels of 64 rows */
-    for (int n = 0; n + rows <= b.rows; n += rows)
-        run.set->gemm_f32(b.lines, b.tokens, b.segments, b.depth, b.y + (size_t)n * b.stride, b.stride, rows, b.out + n, (size_t)b.rows);
-}
-
-static void bench_gemm_f32(void)
-{
-    static const int shapes[][4] = {{256, 1, 1152, 1152}, {256, 1, 4096, 256}, {64, 1, 1152, 1152}, {1, 1, 1152, 1152}, {7, 1, 1152, 64},
-                                    {256, 9, 128, 128}, {256, 9, 256, 256}, {256, 9, 512, 512}, {256, 9, 24, 64}};
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        b.tokens = shapes[i][0], b.segments = shapes[i][1], b.depth = shapes[i][2], b.rows = shapes[i][3];
-        b.stride = (size_t)(b.segments * b.depth);
-        for (int s = 0; s < b.segments; s++)
-            for (int t = 0; t < b.tokens; t++)
-                b.lines[s * b.tokens + t] = b.x + (size_t)(s / 3 * 66 + s % 3 + t) * (size_t)b.depth; /* as a convolution's */
-        TIME(go_gemm_f32, F32, 2.0 * b.tokens * b.segments * b.depth * b.rows, "%d tokens, %d x %d, %d rows", b.tokens, b.segments,
-              b.depth, b.rows);
-    }
-}
-
-static void go_gemm_i8(void)
-{
-    run.set->gemm_i8(b.lines_i8, b.x, b.sums, b.tokens, b.segments, b.depth, b.w, b.y, 16, b.out, 16);
-}
-
-static void bench_gemm_i8(void)
-{
-    static const int shapes[][3] = {{256, 1, 4096}, {256, 1, 1152}, {77, 1, 4096}, {8, 1, 4096}, {1, 1, 4096}, {256, 9, 128}, {256, 9, 320}};
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes * 2; i++) {
-        bool narrow = i & 1;
-        b.tokens = shapes[i / 2][0], b.segments = shapes[i / 2][1], b.depth = shapes[i / 2][2];
-        for (int j = 0; j < b.tokens * b.segments; j++)
-            b.lines_i8[j] = b.a + (size_t)(j % b.tokens + j / b.tokens) * (size_t)b.depth;
-        for (size_t j = 0; j < 16 * (size_t)(b.segments * b.depth); j++)
-            b.w[j] = (int8_t)(narrow ? random_int(-63, 63) : random_int(-127, 127));
-        TIME(go_gemm_i8, I8, 32.0 * b.tokens * b.segments * b.depth, "%d tokens, %d x %d, %s", b.tokens, b.segments, b.depth,
-              narrow ? "7-bit weights" : "8-bit weights");
-    }
-}
-
-#define BENCH(name, call, bytes, ...)     \
-    static void go_##name(void) { call; } \
-    static void bench_##name(void) { TIME(go_##name, BYTES, bytes, __VA_ARGS__); }
-BENCH(decode_q4, run.set->decode_q4((uint8_t *)b.a, (uint8_t *)b.a + 65536, 4096, b.w, b.w + 256), 4096 * 8.5, "depth 4096")
-BENCH(decode_q5, run.set->decode_q5((uint8_t *)b.a, (uint8_t *)b.a + 65536, (uint8_t *)b.a + 131072, 4096, b.w, b.w + 256), 4096 * 10.5, "depth 4096")
-BENCH(f16_to_f32, run.set->f16_to_f32((uint16_t *)(void *)b.a, b.out, 4096), 16384, "n 4096 (bytes out)")
-BENCH(bf16_to_f32, run.set->bf16_to_f32((uint16_t *)(void *)b.a, b.out, 4096), 16384, "n 4096 (bytes out)")
-BENCH(f8e4m3_to_f32, run.set->f8e4m3_to_f32((uint8_t *)b.a, b.out, 4096), 16384, "n 4096 (bytes out)")
-BENCH(layer_norm, run.set->layer_norm(b.x, 1152, 1e-6f, NULL, NULL, b.out), 4608, "n 1152")
-BENCH(rms_norm, run.set->rms_norm(b.x, 1152, 1e-6f, b.y, b.out), 4608, "n 1152, gain")
-BENCH(add_gated, run.set->add_gated(b.out, b.y, b.x, 4096), 16384, "n 4096, gate")
-BENCH(channel_sums, run.set->channel_sums(b.x, 64, 320, b.out, b.out + 4096), 64 * 320 * 4.0, "64 pixels, 320 channels")
-
-static void go_search_codes(void)
-{
-    static const uint8_t zeros[256]; /* the time depends on neither levels nor numbers */
-    int64_t sums[4] = {0};
-    run.set->search_codes(b.x, 256, 1, 16000, zeros, b.rows, zeros, NULL, NULL, sums);
-}
-static void bench_search_codes(void)
-{
-    for (b.rows = 8; b.rows <= 16; b.rows += 8)
-        TIME(go_search_codes, BYTES, 4096 * 4.0, "4096 numbers, %d levels", b.rows);
-}
-
-static void go_quantize_row(void) { run.set->quantize_row(b.x, b.depth, b.depth, b.rows, b.out, b.a, b.out + 65536, b.sums); }
-static void go_rotate_row(void) { run.set->rotate_row(b.x, b.depth, b.rows, b.out); }
-static void bench_rows(void (*go)(void))
-{
-    static const int shapes[][2] = {{4096, 0}, {4096, 16}, {4096, 64}, {4096, 256}, {1152, 128}, {320, 64}};
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        b.depth = shapes[i][0], b.rows = shapes[i][1];
-        TIME(go, BYTES, b.depth * 4.0, "depth %d, block %d", b.depth, b.rows);
-    }
-}
-static void bench_quantize_row(void) { bench_rows(go_quantize_row); }
-static void bench_rotate_row(void) { bench_rows(go_rotate_row); }
-
-static void go_attention(void)
-{
-    run.set->attention(b.x, b.stride, b.tokens, b.x, b.stride, b.y, b.stride, b.nk, b.width, b.width, 0.2f, NULL, 0, b.out,
-                       (size_t)b.width, b.out + 65536);
-}
-
-static void bench_attention(void)
-{
-    static const int shapes[][4] = {{16, 4096, 40, 320}, {16, 4096, 64, 64}, {16, 4096, 64, 1152}, {16, 4096, 64, 1024}, {16, 4096, 72, 1152},
-                                    {16, 1024, 80, 640}, {16, 77, 40, 320}, {16, 120, 72, 1152}, {16, 1024, 512, 512}, {1, 4096, 64, 1152}};
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        b.tokens = shapes[i][0], b.nk = shapes[i][1], b.width = shapes[i][2], b.stride = (size_t)shapes[i][3];
-        TIME(go_attention, F32, 4.0 * b.tokens * b.nk * b.width, "%d queries, %d keys, heads of %d, stride %zu", b.tokens, b.nk,
-              b.width, b.stride);
-    }
-}
-
-/* One head as the op runs it: packed, then all tiles of queries. b.rows: queries in all. */
-static void go_attention_packed(void)
-{
-    size_t tile = attention_tile_bytes(b.act ? NULL : run.set, b.width, b.width);
-    char *packed = (char *)b.a;
-    for (int i = 0; i < b.nk; i += KEY_TILE)
-        run.set->attention_pack(b.x + (size_t)i * b.stride, b.stride, b.y + (size_t)i * b.stride, b.stride,
-                                b.nk - i < KEY_TILE ? b.nk - i : KEY_TILE, b.width, b.width, b.act, packed + (size_t)(i / KEY_TILE) * tile);
-    for (int i = 0; i < b.rows; i += QUERY_TILE)
-        run.set->attention_packed(b.x + (size_t)i * b.stride, b.stride, QUERY_TILE, packed, b.nk, b.width, b.width, 0.2f, NULL, 0, b.act,
-                                  b.out + 65536 + (size_t)i * b.stride, b.stride, b.out);
-}
-
-static void bench_attention_packed(void)
-{
-    static const int shapes[][4] = {{4096, 4096, 40, 320}, {4096, 4096, 64, 512}, {1024, 300, 72, 1152}, {1024, 300, 64, 512}, {1024, 1024, 80, 640},
-                                    {1024, 1024, 72, 1152}, {80, 77, 64, 4096}, {1024, 1024, 512, 512}};
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        for (int exact = 1; exact >= (run.set->attention_element == 4 ? 1 : 0); exact--) {
-            b.rows = shapes[i][0], b.nk = shapes[i][1], b.width = shapes[i][2], b.stride = (size_t)shapes[i][3], b.act = exact ? ACT_RELU : ACT_NONE;
-            TIME(go_attention_packed, F32, 4.0 * b.rows * b.nk * b.width, "%d x %d, heads of %d, stride %zu%s", b.rows, b.nk, b.width,
-                  b.stride, exact ? "" : ", bf16");
-        }
-}
-
-static void go_attention_pack(void)
-{
-    run.set->attention_pack(b.x, 1152, b.y, 1152, KEY_TILE, 72, 72, false, b.out);
-}
-static void bench_attention_pack(void) { TIME(go_attention_pack, BYTES, KEY_TILE * 144 * 4.0, "%d keys, 72 wide of 1152", KEY_TILE); }
-
-static void go_activate(void) { run.set->activate(b.act, b.x, b.out, 4096); }
-static void go_scale_shift_act(void) { run.set->scale_shift_act(b.x, b.y, b.y + 4096, b.act, b.out, 4096); }
-static void go_act_mul(void) { run.set->act_mul(b.act, b.x, b.y, b.out, 4096); }
-static void bench_acts(void (*go)(void))
-{
-    for (int act = 0; act < ACTS; act++) {
-        b.act = (activation)act;
-        TIME(go, BYTES, 4096 * 4.0, "n 4096, %s", act_names[act]);
-    }
-}
-static void bench_activate(void) { bench_acts(go_activate); }
-static void bench_scale_shift_act(void) { bench_acts(go_scale_shift_act); }
-static void bench_act_mul(void) { bench_acts(go_act_mul); }
+#include "tests/bench_kernels.inc"
 
 /* ---- main ---- */
 
@@ -1041,11 +625,30 @@ static void run_row(size_t i, uint64_t seed, bool bench_it)
         rows[i].test();
 }
 
+static int all_sets(const kernels *sets[])
+{
+    int count = kernels_all(sets, SETS - 1);
+#ifdef HAVE_AVX512
+    bool known;
+    if (kernels_by_name("avx512", &known))
+        sets[count++] = &kernels_avxvnni_evex;
+#endif
+    return count;
+}
+
+static bool has_set(const kernels *const sets[], int count, const char *name)
+{
+    for (int i = 0; i < count; i++)
+        if (strcmp(sets[i]->name, name) == 0)
+            return true;
+    return false;
+}
+
 int main(int argc, char **argv)
 {
     const kernels *sets[SETS];
     const char *only = NULL, *kernel = NULL;
-    bool bench_it = false, known = true;
+    bool bench_it = false;
     uint64_t seed = (uint64_t)time(NULL) % 1000000;
     for (int i = 1; i < argc; i++)
         if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc)
@@ -1059,9 +662,9 @@ int main(int argc, char **argv)
             fprintf(stderr, "usage: check_kernels [--seed N] [--set NAME] [--bench [KERNEL]]\n");
             return 2;
         }
-    int count = kernels_all(sets, SETS);
-    if (only && !kernels_by_name(only, &known)) {
-        fprintf(stderr, "check_kernels: %s\n", known ? "this processor lacks the set" : "no such set");
+    int count = all_sets(sets);
+    if (only && !has_set(sets, count, only)) {
+        fprintf(stderr, "check_kernels: no set %s that this processor runs\n", only);
         return 2;
     }
     run.page = (size_t)sysconf(_SC_PAGESIZE);
