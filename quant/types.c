@@ -98,6 +98,27 @@ bool type_matrix_bytes(weight_type type, const matrix_shape *m, uint64_t *bytes)
            !__builtin_add_overflow(*bytes, (uint64_t)type_head_bytes(type), bytes);
 }
 
+/* ---- scales ---- */
+
+/* A float's, or a bfloat16's, exponent says that it is none. */
+static bool is_finite_scale(const uint8_t *at, size_t bytes)
+{
+    return !((at[bytes - 1] & 0x7f) == 0x7f && (at[bytes - 2] & 0x80) != 0);
+}
+
+int64_t type_bad_unit(weight_type type, const matrix_shape *m, const uint8_t *data, int64_t units)
+{
+    size_t unit = type_unit_bytes(type, m), count = traits[type].panels ? PANEL_ROWS : 1;
+    size_t bytes = type_head_bytes(type) ? sizeof(uint16_t) : sizeof(float);
+    if (traits[type].safetensors)
+        return -1; /* plain numbers have none */
+    for (int64_t i = 0; i < units; i++, data += unit)
+        for (size_t r = 0; r < count; r++)
+            if (!is_finite_scale(data + r * bytes, bytes))
+                return i;
+    return -1;
+}
+
 /* ---- plain numbers to f32 ---- */
 
 #define LOOP(T)                                                                                                                  \

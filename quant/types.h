@@ -64,6 +64,9 @@ bool matrix_valid(weight_type type, const matrix_shape *m);
 /* All of a matrix, head included; false on overflow or when it is not valid. */
 bool type_matrix_bytes(weight_type type, const matrix_shape *m, uint64_t *bytes);
 
+/* The first of `units` units (from behind the head) one of whose row scales is no finite number, as no writer makes them; -1: none. */
+int64_t type_bad_unit(weight_type type, const matrix_shape *m, const uint8_t *data, int64_t units);
+
 /* Turn `rows` (<= PANEL_ROWS) rows, which begin a unit of the file, to f32 rows of taps * depth floats, unrotated numbers as they are
  * kept (panel formats: still rotated, scale applied). unit: the first row's or the panel's bytes; head: the tensor's head or NULL.
  * oihw: row formats only, the row is stored [depth][taps] (PyTorch's convolution) and is turned to [taps][depth].

@@ -1,9 +1,12 @@
 /* The stream hands over every byte of every weight, in order, in any memory that it says is enough. */
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "weights/pack.h"
 #include "weights/stream.h"
 
 enum { USES = 9, FILE_BYTES = 3 << 20 };
@@ -163,6 +166,54 @@ Test(stream, a_failing_read_is_a_sentence)
             break;
         cr_assert(n < 5000);
     }
+}
+
+/* A row scale that is no number, with a checksum that fits: found when its unit is read, mapped or by the ring, or its row gathered. */
+Test(stream, a_scale_that_is_no_number_is_named)
+{
+    const weight_type types[] = {TYPE_Q4, TYPE_Q5, TYPE_Q8, TYPE_Q8_ROWS};
+    char out[64];
+    enum { ROWS = 48, BAD = 37 };
+    snprintf(out, sizeof out, "/tmp/penstock-scale-%ld.penstock", (long)getpid());
+    for (int i = 0; i < 12; i++) {
+        status st = STATUS_INIT;
+        weight_type type = types[i % 4];
+        matrix_shape m = {ROWS, 1, 64};
+        uint64_t bytes;
+        cr_assert(type_matrix_bytes(type, &m, &bytes));
+        uint8_t *data = mem_alloc(1, bytes, "test", &st), head[256] = {0};
+        size_t unit = type_unit_bytes(type, &m), step = (size_t)type_unit_rows(type), scale = type_head_bytes(type) ? 2 : 4;
+        const uint8_t nan[4] = {0, i < 4 ? 0 : 1, 0x80, i < 8 ? 0x7f : 0xff}; /* infinite, or not a number, of either sign */
+        memcpy(data + BAD / step * unit + BAD % step * scale, nan + 4 - scale, scale);
+        pack_writer *w = pack_create(out, &st);
+        pack_tensor t = {.component = "dit", .name = "spoiled.weight", .type = type, .dims = 2, .shape = {ROWS, 64}, .matrix = m, .role = ROLE_LINEAR};
+        cr_assert(pack_begin(w, &t, head, &st) && pack_rows(w, data, ROWS, &st) && pack_end(w, 0, &st) && pack_commit(w, &st), "%s", st.text);
+        mem_free(data);
+        source *s = source_open_pack(out, &st);
+        cr_assert(s, "%s", st.text);
+        plan_use use = {.weight = s->weight, .role = type == TYPE_Q8_ROWS ? ROLE_EMBEDDING : ROLE_LINEAR, .matrix = m};
+        plan p = {.stage = "dit", .uses = 1, .use = &use, .stream_bytes = bytes};
+        for (int mapped = 0; mapped < 2; mapped++) {
+            residency how = {.mapped = mapped, .ring_bytes = stream_least_ring(&p, 4096), .unit_bytes = 4096};
+            stream *r = stream_open(&p, s, &how, 1, kernels_best(), &st);
+            cr_assert(r && stream_begin(r, &st), "%s", st.text);
+            weight_slice slice;
+            float row[64];
+            int32_t good = BAD - 1, bad = BAD;
+            if (type == TYPE_Q8_ROWS) {
+                cr_assert(stream_gather(r, 0, &good, 1, row, &st), "%s", st.text);
+                cr_assert_not(stream_gather(r, 0, &bad, 1, row, &st));
+            } else
+                while (stream_next(r, 0, &slice, &st))
+                    continue;
+            cr_assert(st.code == STATUS_BAD_FILE && strstr(st.text, "dit/spoiled.weight: a row from"), "%s: %s", type_of(type)->name, st.text);
+            stream_close(r);
+            st = (status)STATUS_INIT;
+        }
+        source_close(s);
+        unlink(out);
+    }
+    cr_assert_eq(mem_in_use(), 0);
 }
 
 Test(stream, a_failing_allocation_is_a_sentence)

@@ -1,4 +1,4 @@
-#define _GNU_SOURCE /* sync_file_range */
+#define _GNU_SOURCE /* sync_file_range, O_TMPFILE */
 #include "base/output.h"
 
 #include <errno.h>
@@ -73,6 +73,33 @@ static void release(output *o)
     *o = (output){.fd = -1, .slot = -1, .failed = true};
 }
 
+/* A file without a name in the folder of PATH, or -1 where that cannot be had: file systems differ, and the name is given by way of /proc. */
+static int open_unnamed(const char *path)
+{
+#ifdef O_TMPFILE
+    char folder[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    size_t n = slash ? (size_t)(slash - path) + 1 : 1;
+    if (n >= sizeof folder || access("/proc/self/fd", X_OK) != 0)
+        return -1;
+    memcpy(folder, slash ? path : ".", n);
+    folder[n] = 0;
+    return open(folder, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
+#else
+    (void)path;
+    return -1;
+#endif
+}
+
+/* Its first name, from which it is renamed over what may stand at its last. */
+static bool give_name(const output *o)
+{
+    char proc[40];
+    snprintf(proc, sizeof proc, "/proc/self/fd/%d", o->fd);
+    unlink(o->part); /* of a process that had our number, and was killed */
+    return linkat(AT_FDCWD, proc, AT_FDCWD, o->part, AT_SYMLINK_FOLLOW) == 0;
+}
+
 bool output_open(output *o, const char *path, status *st)
 {
     *o = (output){.fd = -1, .slot = -1};
@@ -83,7 +110,10 @@ bool output_open(output *o, const char *path, status *st)
     if (o->part)
         o->slot = output_remember(o->part);
     int flags = O_WRONLY | O_CLOEXEC | (o->part ? O_CREAT | O_TRUNC : 0);
-    o->fd = open(o->part ? o->part : o->path, flags, 0666);
+    o->fd = o->part ? open_unnamed(o->path) : -1;
+    o->unnamed = o->fd >= 0;
+    if (!o->unnamed)
+        o->fd = open(o->part ? o->part : o->path, flags, 0666);
     if (o->fd < 0) {
         fail(o, st, errno);
         release(o);
@@ -124,9 +154,13 @@ bool output_commit(output *o, status *st)
     if (!o->failed && status_ok(st)) {
         if (o->part)
             leave_page_cache(o->fd);
-        int fd = o->fd;
+        bool named = !o->unnamed || give_name(o);
+        int fd = o->fd, why = errno;
         o->fd = -1;
-        if (close(fd) != 0)   /* network file systems and quotas report here */
+        if (!named) {
+            close(fd);
+            fail(o, st, why);
+        } else if (close(fd) != 0)   /* network file systems and quotas report here */
             fail(o, st, errno);
         else if (o->part && rename(o->part, o->path) != 0)
             fail(o, st, errno);

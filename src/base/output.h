@@ -5,7 +5,8 @@
  *     output_write(&o, data, bytes, st); ...
  *     return output_commit(&o, st);          // on an earlier error: removes what was written and returns false
  *
- * What is written goes to PATH.part-PID and takes PATH's name at the end. Something that is no regular file (a pipe,
+ * What is written has no name until the end where Linux can do that (O_TMPFILE), so that not even SIGKILL leaves anything;
+ * elsewhere it goes to PATH.part-PID. It takes PATH's name at the end. Something that is no regular file (a pipe,
  * /dev/stdout) is written as it stands. */
 #ifndef PENSTOCK_OUTPUT_H
 #define PENSTOCK_OUTPUT_H
@@ -20,6 +21,7 @@ typedef struct output {
     int fd;
     int slot;        /* in the list of what a signal has to remove, -1: nothing */
     bool failed;
+    bool unnamed;    /* nothing has the name `part` yet */
     uint64_t bytes;  /* written so far */
     char *path;      /* the name at the end */
     char *part;      /* the name until then; NULL: written in place */

@@ -153,6 +153,21 @@ static bool hash_unit(stream *s, const unit *u, const uint8_t *data, status *st)
     return true;
 }
 
+/* A checksum says what was written; a scale that is no number was written by something else than us, and would spoil all that follows. */
+static bool check_scales(const stream *s, const weight *w, const matrix_shape *m, const uint8_t *data, int64_t first_row, int64_t rows, status *st)
+{
+    int step = type_unit_rows(w->type);
+    int64_t bad = type_bad_unit(w->type, m, data, (rows + step - 1) / step);
+    return bad < 0 || status_set(st, STATUS_BAD_FILE, "%s: tensor %s%s%s: a row from %lld on has a scale that is no finite number", s->source->path,
+                                 w->component, w->component[0] ? "/" : "", w->name, (long long)(first_row + bad * step));
+}
+
+static bool check_unit(stream *s, const unit *u, const uint8_t *data, status *st)
+{
+    const plan_use *use = &s->plan->use[u->use];
+    return hash_unit(s, u, data, st) && check_scales(s, use->weight, &use->matrix, data + u->head_bytes, u->first_row, u->rows, st);
+}
+
 /* ---- vectors ---- */
 
 static bool load_vector(stream *s, int use, size_t at, status *st)
@@ -206,7 +221,8 @@ bool stream_gather(stream *s, int use, const int32_t *rows, int count, float *ou
             status_set(st, STATUS_BAD_FILE, "%s: tensor %s/%s has no row %d", s->source->path, w->component, w->name, rows[i]);
             break;
         }
-        if (io_read(s->source->file[w->file], p->offset + head + (uint64_t)(rows[i] - p->first_row) * bytes, raw, bytes, st))
+        if (io_read(s->source->file[w->file], p->offset + head + (uint64_t)(rows[i] - p->first_row) * bytes, raw, bytes, st) &&
+            check_scales(s, w, &u->matrix, raw, rows[i], 1, st))
             type_row_to_f32(s->k, w->type, u->matrix.depth, raw, out + (size_t)i * (size_t)u->matrix.depth);
     }
     mem_free(raw);
@@ -291,7 +307,7 @@ static bool check_in_order(stream *s, status *st)
         entry *e = entry_at(s, s->to_check);
         s->checking = true;
         pthread_mutex_unlock(&s->lock);
-        bool ok = hash_unit(s, &s->units.unit[e->unit], e->data, st);
+        bool ok = check_unit(s, &s->units.unit[e->unit], e->data, st);
         pthread_mutex_lock(&s->lock);
         s->checking = false;
         if (!ok)
@@ -408,7 +424,7 @@ static bool take_mapped(stream *s, const unit *u, weight_slice *out, status *st)
     const uint8_t *data = map + u->offset;
     if (s->pass == 0) {
         io_count_mapped(f, u->bytes);
-        if (s->source->container && !hash_unit(s, u, data, st))
+        if (s->source->container && !check_unit(s, u, data, st))
             return false;
     }
     *out = (weight_slice){u->head_bytes ? data : NULL, data + u->head_bytes, u->first_row, u->rows};
