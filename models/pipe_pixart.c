@@ -353,8 +353,10 @@ static bool plan_only(const source *src, const request *q, result *out, status *
 {
     pixart *p = mem_alloc(1, sizeof *p, "pipeline", st);
     bool ok = p && setup(p, src, q, out, st, sigma) && plan_all(p);
-    if (ok)
+    if (ok) {
         fill_report(p);
+        out->evaluations = sampler_calls(p->sampler);
+    }
     if (p)
         teardown(p);
     mem_free(p);

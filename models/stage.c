@@ -138,6 +138,8 @@ static void fill_row(stage *s, uint64_t base)
     row->passes = s->passes;
     row->slab_rows = (int)s->lever.slab_rows;
     row->parameters = parameters_of(&s->plan);
+    if (s->plan.scratch_bytes > s->e->report->scratch_bytes)
+        s->e->report->scratch_bytes = s->plan.scratch_bytes;
     uint64_t peak = base + row->arena_bytes + row->ring_bytes + row->resident_bytes;
     if (peak > s->e->report->predicted_peak)
         s->e->report->predicted_peak = peak;
@@ -190,8 +192,6 @@ bool stage_open(stage *s)
     s->run.base = s->memory;
     s->run.stream = s->stream;
     s->run.scratch = s->scratch;
-    if (s->plan.scratch_bytes > e->report->scratch_bytes)
-        e->report->scratch_bytes = s->plan.scratch_bytes;
     s->run.lever = s->lever;
     s->run.live = true;
     return s->stream != NULL;
