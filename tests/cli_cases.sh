@@ -214,6 +214,18 @@ cache_crowd() { # several at once, again and again
         for k in 1 2 3 4; do same a.png $k.png && rm $k.png || return 1; done
     done; [ -z "$(find "$ROOT/cache" -name '*.part-*')" ]
 }
+# Files of other tools: what they are is told by their tensors; small files come from the folder beside them, or ship.
+I=$FIXTURES/../import
+foreign_configs() {
+    penstock inspect "$I/$1" --json && is 0 && json ../out '"model_index.json" in d["files"] and "scheduler/scheduler_config.json" in d["files"] and "unet/config.json" in d["files"]'
+}
+foreign_types() { penstock inspect "$I/types.gguf" --json && is 0 && json ../out 'd["parameters_by_type"]["Q4_K"] == 1536 and d["bits_per_weight"] < 6'; }
+foreign_vae() { penstock quantize "$S" -o m.penstock --type f32 -q --component vae="$I/vae_alone.safetensors" && is 0 && penstock generate -m m.penstock -p fox --steps 1 -q -o out.png && works && pixels out.png; }
+foreign_hostile() {
+    mkdir x && cp "$I/nested.ckpt" x/a.ckpt && { printf '\200\002cos\nsystem\nX\004\000\000\000date\205R.' >x/b.ckpt; } && penstock inspect x/b.ckpt; is 3 && sentence pickle &&
+        cut_file x/a.ckpt 40 && penstock generate -m x/a.ckpt -p fox -o out.png; is 3 && sentence zip && [ ! -e out.png ]
+}
+
 encoded() { penstock encode -m "$S" -p "a red fox" -o e -q "$@" && is 0; }
 embeddings() { generate -n dog --no-cache && mv out.png a.png && encoded -n dog && generate -n dog --embeddings e --json && json ../out 'd["prompts_found"] == 2 and not [s for s in d["stages"] if s["name"] == "text_encoder"]' && same a.png out.png; }
 embeddings_alone() { generate && mv out.png a.png && encoded && generate --embeddings e --json --no-cache && json ../out 'd["prompts_found"] == 1' && same a.png out.png && generate --cfg-scale 1 && mv out.png a.png && generate --cfg-scale 1 --embeddings e --json && json ../out 'd["prompts_found"] == 1' && same a.png out.png; }
@@ -500,6 +512,12 @@ try 'container truncated much' truncated_container 200000
 try 'container of zeros' no_container
 try 'quantize: unknown type' quantize_bad_type
 try 'quantize: missing model' quantize_missing
+try 'single files: SD 1 finds its configs' foreign_configs sd1.safetensors
+try 'single files: SD 2 finds its configs' foreign_configs sd2.safetensors
+try 'single files: SDXL finds its configs' foreign_configs xl.safetensors
+try 'single files: GGUF types' foreign_types
+try 'single files: a decoder as a component' foreign_vae
+try 'single files: hostile and truncated' foreign_hostile
 try 'quantize: truncated model' quantize_spoiled
 
 [ $skipped -eq 0 ] || echo "$skipped skipped"

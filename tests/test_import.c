@@ -98,6 +98,16 @@ Test(import, torch_nested) { check_model("nested.ckpt", "nested"); }
 Test(import, folder_of_pickles) { check_model("folder", "folder"); }
 Test(import, gguf_types) { check_model("types.gguf", "types_gguf"); }
 
+/* Names of latent-diffusion's own code become diffusers', as its single_file_utils.py has it. */
+Test(import, sd1_file) { check_model("sd1.safetensors", "sd1"); }
+Test(import, sd1_trainers_file) { check_model("sd1_trainer.ckpt", "sd1_trainer"); }
+Test(import, sd2_file) { check_model("sd2.safetensors", "sd2"); }
+Test(import, xl_file) { check_model("xl.safetensors", "xl"); }
+Test(import, refiner_file) { check_model("refiner.safetensors", "refiner"); }
+Test(import, unet_alone) { check_model("unet_alone.gguf", "unet_alone"); }
+Test(import, sd_cpp_file) { check_model("sd_cpp.gguf", "sd_cpp"); }
+Test(import, vae_alone) { check_model("vae_alone.safetensors", "vae_alone"); }
+
 Test(import, block_formats_keep_their_names)
 {
     status st = STATUS_INIT;
@@ -107,6 +117,33 @@ Test(import, block_formats_keep_their_names)
     cr_assert(w && plain);
     cr_expect(w->stored && strcmp(w->stored, "Q4_K") == 0 && w->stored_bytes == 6 * 144 && w->part->bytes == 6 * 256 * 4);
     cr_expect(!plain->stored && io_can_map(s->file[plain->file]) && !io_can_map(s->file[w->file]));
+    source_close(s);
+}
+
+static void check_blob(const source *s, const char *name, const char *word)
+{
+    status st = STATUS_INIT;
+    size_t bytes;
+    char *text = source_read_blob(s, name, 1 << 20, false, &bytes, &st);
+    cr_assert(text, "%s: %s", name, st.text);
+    cr_expect(strstr(text, word), "%s lacks %s", name, word);
+    mem_free(text);
+}
+
+/* They lie in the folder beside it (or ship: tests/cli_cases.sh). */
+Test(import, small_files_of_a_single_file)
+{
+    status st = STATUS_INIT, missing = STATUS_INIT;
+    size_t bytes;
+    source *s = source_open(fixture("sd1.safetensors"), &st);
+    cr_assert(s && s->single && s->components == 3, "%s", st.text);
+    check_blob(s, "unet/config.json", "\"cross_attention_dim\": 12");
+    cr_expect_null(source_read_blob(s, "tokenizer/vocab.json", 100, false, &bytes, &missing));
+    cr_expect(missing.code == STATUS_BAD_FILE && strstr(missing.text, "brings no tokenizer/vocab.json"), "%s", missing.text);
+    source_close(s);
+    s = source_open(fixture("vae_alone.safetensors"), &st);
+    cr_assert(s && s->components == 1);
+    check_blob(s, "config.json", "\"_class_name\": \"AutoencoderKL\"");
     source_close(s);
 }
 
@@ -165,7 +202,7 @@ static void sound_or_one_sentence(const uint8_t *bytes, size_t count, bool must_
     cr_expect_eq(mem_in_use(), before, "%s", what);
 }
 
-static const char *const whole[] = {"types.pth", "nested.ckpt", "types.gguf"};
+static const char *const whole[] = {"types.pth", "nested.ckpt", "types.gguf", "sd_cpp.gguf", "xl.safetensors"};
 
 Test(import, truncated)
 {

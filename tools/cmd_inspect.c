@@ -231,7 +231,8 @@ bool cmd_inspect(const options *o, status *st)
         status_set(st, STATUS_BAD_FILE, "%s: %d components", s->path, s->components);
     for (int i = 0; status_ok(st) && i < s->weights; i++) {
         count(&all, &s->weight[i]);
-        count(&type[s->weight[i].type], &s->weight[i]);
+        if (!s->weight[i].stored) /* what another tool's quantizing cost is not known */
+            count(&type[s->weight[i].type], &s->weight[i]);
         for (int c = 0; c < s->components; c++)
             if (strcmp(s->component[c], s->weight[i].component) == 0)
                 count(&part[c], &s->weight[i]);

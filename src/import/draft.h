@@ -53,6 +53,9 @@ void draft_weight_of(draft *d, int component, const char *name, const file_tenso
 void draft_blob_add(draft *d, const char *name, uint64_t bytes);
 void draft_blob_from(draft *d, const char *name, const char *path, uint64_t bytes); /* one that lies somewhere else */
 
+/* Names of small files that a component may bring; ends with NULL. */
+extern const char *const small_files[];
+
 /* The source, or NULL with st set. Frees the draft's own memory either way. */
 source *draft_finish(draft *d);
 

@@ -60,15 +60,15 @@ static io *open_in(folder *f, const char *label)
 
 /* ---- small files ---- */
 
-static const char *const small_files[] = {
+const char *const small_files[] = {
     "config.json",         "scheduler_config.json",   "spiece.model",           "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json",   "vocab.json",             "merges.txt",     "preprocessor_config.json",
-    "generation_config.json",
+    "generation_config.json", NULL,
 };
 
 static void list_small_files(folder *f, const char *component)
 {
-    for (size_t i = 0; i < sizeof small_files / sizeof *small_files; i++) {
+    for (size_t i = 0; small_files[i]; i++) {
         char label[NAME_BYTES];
         struct stat s;
         label_of(component, small_files[i], label);

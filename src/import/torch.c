@@ -28,7 +28,7 @@ typedef struct reader {
     tensor_table *out;
 } reader;
 
-bool torch_begins(const uint8_t first[4])
+bool torch_begins(const uint8_t first[2])
 {
     return (first[0] == 'P' && first[1] == 'K') || (first[0] == 0x80 && first[1] >= 1 && first[1] <= 5);
 }

@@ -4,7 +4,7 @@
 
 #include "import/table.h"
 
-bool torch_begins(const uint8_t first[4]);
+bool torch_begins(const uint8_t first[2]);
 /* A dict of tensors, at the top or under "state_dict". What is no tensor is passed over. Nothing in the file is executed. */
 tensor_table *torch_read(io *f, status *st);
 

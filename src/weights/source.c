@@ -173,7 +173,10 @@ char *source_read_blob(const source *s, const char *name, size_t most, bool opti
     *bytes = 0;
     const source_blob *b = find_blob(s, name);
     if (!b) {
-        if (!optional)
+        int stem = (int)strlen(s->path) - (strrchr(s->path, '.') ? (int)strlen(strrchr(s->path, '.')) : 0);
+        if (!optional && s->single)
+            status_set(st, STATUS_BAD_FILE, "%s: brings no %s, and there is no %.*s/%s", s->path, name, stem, s->path, name);
+        else if (!optional)
             status_set(st, STATUS_BAD_FILE, "%s/%s: missing", s->path, name);
         return NULL;
     }
