@@ -1,5 +1,6 @@
-/* AutoencoderKL's decoder (Rombach et al. 2022, arXiv 2112.10752). Reference: diffusers, models/autoencoders/autoencoder_kl.py, vae.py.
- * Pitfalls: group norms here have eps 1e-6 (UNets 1e-5); the middle attention has one head; its names come in three spellings. */
+/* AutoencoderKL (Rombach et al. 2022, arXiv 2112.10752). Reference: diffusers, models/autoencoders/autoencoder_kl.py, vae.py.
+ * Pitfalls: group norms here have eps 1e-6 (UNets 1e-5); the middle attention has one head; its names come in three spellings. The encoder's
+ * downsampling convolution pads at the end only; what it makes are means and logarithms of variances, of which latents are drawn. */
 #include "models/net_vae.h"
 
 #include <math.h>
@@ -9,6 +10,17 @@ const name_alias vae_aliases[] = {{"attentions.0.to_q", "attentions.0.query"},  
                                   {"attentions.0.to_v", "attentions.0.value"},     {"attentions.0.to_out.0", "attentions.0.proj_attn"},
                                   {"attentions.0.group_norm", "attentions.0.norm"}, {NULL, NULL}};
 
+static bool only_type(const json *j, const char *key, const char *known, const char *name, status *st)
+{
+    const json *types = json_member(j, key);
+    for (size_t i = 0; types && json_object_is_type(types, json_type_array) && i < json_object_array_length(types); i++) {
+        const char *type = json_object_get_string(json_object_array_get_idx(types, i));
+        if (type && strcmp(type, known))
+            return status_set(st, STATUS_BAD_FILE, "%s: %s has %s; only %s is known", name, key, type, known);
+    }
+    return true;
+}
+
 bool vae_config_read(vae_config *c, const json *j, const char *name, status *st)
 {
     int64_t channels[VAE_BLOCKS] = {64};
@@ -16,6 +28,7 @@ bool vae_config_read(vae_config *c, const json *j, const char *name, status *st)
     c->blocks = blocks > 0 ? blocks : 1;
     for (int i = 0; i < c->blocks; i++)
         c->channels[i] = (int)channels[i];
+    c->in_channels = (int)json_int(j, "in_channels", 1, 1024, 3, name, st);
     c->out_channels = (int)json_int(j, "out_channels", 1, 1024, 3, name, st);
     c->latent_channels = (int)json_int(j, "latent_channels", 1, 4096, 4, name, st);
     c->layers = (int)json_int(j, "layers_per_block", 1, 64, 1, name, st);
@@ -23,14 +36,9 @@ bool vae_config_read(vae_config *c, const json *j, const char *name, status *st)
     c->scaling_factor = (float)json_double(j, "scaling_factor", 1e-6, 1e6, 0.18215, name, st);
     c->shift_factor = (float)json_double(j, "shift_factor", -1e6, 1e6, 0, name, st);
     c->post_quant_conv = json_flag(j, "use_post_quant_conv", true, name, st);
+    c->quant_conv = json_flag(j, "use_quant_conv", true, name, st);
     c->mid_attention = json_flag(j, "mid_block_add_attention", true, name, st);
-    const json *types = json_member(j, "up_block_types");
-    for (size_t i = 0; types && json_object_is_type(types, json_type_array) && i < json_object_array_length(types); i++) {
-        const char *type = json_object_get_string(json_object_array_get_idx(types, i));
-        if (type && strcmp(type, "UpDecoderBlock2D"))
-            return status_set(st, STATUS_BAD_FILE, "%s: up_block_types has %s; only UpDecoderBlock2D is known", name, type);
-    }
-    return status_ok(st);
+    return only_type(j, "up_block_types", "UpDecoderBlock2D", name, st) && only_type(j, "down_block_types", "DownEncoderBlock2D", name, st) && status_ok(st);
 }
 
 static const float EPS = 1e-6f;
@@ -83,9 +91,9 @@ static tensor resnet_in(run *r, const vae_config *c, tensor x, int i, int channe
     return leave(r, in, resnet(r, c, x, channels, map));
 }
 
-static tensor middle(run *r, const vae_config *c, tensor x)
+static tensor middle(run *r, const vae_config *c, tensor x, const char *name)
 {
-    scope in = enter(r, "decoder.mid_block");
+    scope in = enter(r, "%s", name);
     x = resnet_in(r, c, x, 0, x.channels, false);
     if (c->mid_attention)
         x = middle_attention(r, c, x);
@@ -121,7 +129,7 @@ void vae_decode(run *r, const vae_config *c, const float *latents, int batch, in
     edge.padding = 1;
     y = conv(r, x, "decoder.conv_in", c->channels[c->blocks - 1], edge);
     drop(r, x);
-    x = middle(r, c, y);
+    x = middle(r, c, y, "decoder.mid_block");
     for (int i = 0; i < c->blocks; i++)
         x = up_block(r, c, x, i);
     edge.before = group_norm(r, x, "decoder.conv_norm_out", c->groups, EPS, ACT_SILU);
@@ -129,7 +137,41 @@ void vae_decode(run *r, const vae_config *c, const float *latents, int batch, in
     output_nchw(r, y, c->out_channels, image);
 }
 
+static tensor down_block(run *r, const vae_config *c, tensor x, int i)
+{
+    scope in = enter(r, "encoder.down_blocks.%d", i);
+    bool last = i == c->blocks - 1; /* the middle reads what it makes */
+    for (int k = 0; k < c->layers; k++)
+        x = resnet_in(r, c, x, k, c->channels[i], !last);
+    if (!last) {
+        conv_options o = {.kernel = 3, .stride = 2, .end_padding = 1, .before = NO_NORM, .add_to = NO_TENSOR, .map = i < c->blocks - 2};
+        tensor y = conv(r, x, "downsamplers.0.conv", c->channels[i], o);
+        drop(r, x);
+        x = y;
+    }
+    return leave(r, in, x);
+}
+
+void vae_encode(run *r, const vae_config *c, const float *image, int batch, int height, int width, float *moments)
+{
+    conv_options edge = {.kernel = 3, .stride = 1, .padding = 1, .edge = true, .before = NO_NORM, .add_to = NO_TENSOR, .map = c->blocks > 1};
+    tensor picture = input_nchw(r, image, batch, c->in_channels, height, width), x = conv(r, picture, "encoder.conv_in", c->channels[0], edge);
+    drop(r, picture);
+    for (int i = 0; i < c->blocks; i++)
+        x = down_block(r, c, x, i);
+    x = middle(r, c, x, "encoder.mid_block");
+    edge.map = false;
+    edge.before = group_norm(r, x, "encoder.conv_norm_out", c->groups, EPS, ACT_SILU);
+    x = conv(r, x, "encoder.conv_out", 2 * c->latent_channels, edge);
+    if (c->quant_conv)
+        x = conv(r, x, "quant_conv", 2 * c->latent_channels, (conv_options){.kernel = 1, .stride = 1, .edge = true, .before = NO_NORM, .add_to = NO_TENSOR});
+    output_nchw(r, x, 2 * c->latent_channels, moments);
+}
+
 void vae_record(run *r, const void *config)
 {
-    vae_decode(r, config, NULL, 1, 2, 2, NULL);
+    const vae_config *c = config;
+    vae_decode(r, c, NULL, 1, 2, 2, NULL);
+    if (weight_exists(r, "encoder.conv_in.weight")) /* a decoder alone will do for pictures from text */
+        vae_encode(r, c, NULL, 1, 2 * vae_factor(c), 2 * vae_factor(c), NULL);
 }

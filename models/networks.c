@@ -7,6 +7,7 @@
 #include "models/net_ldmbert.h"
 #include "models/net_pixart.h"
 #include "models/net_t5.h"
+#include "models/net_unet.h"
 #include "models/net_vae.h"
 
 /* A network NAME is described by its header: NAME_config, NAME_config_read, NAME_aliases, NAME_record. */
@@ -16,6 +17,7 @@ READER(clip)
 READER(ldmbert)
 READER(pixart)
 READER(t5)
+READER(unet)
 READER(vae)
 
 #define NETWORK(net) sizeof(net##_config), net##_read, net##_aliases, net##_record
@@ -29,6 +31,7 @@ static const network_row table[] = {
     {"T5ForConditionalGeneration", NULL, NETWORK(t5)},
     {"T5Model", NULL, NETWORK(t5)},
     {"Transformer2DModel", NULL, NETWORK(pixart)},
+    {"UNet2DConditionModel", NULL, NETWORK(unet)},
 };
 enum { ROWS = sizeof table / sizeof *table };
 

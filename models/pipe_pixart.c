@@ -203,7 +203,8 @@ static void copy_text(pixart *p)
 
 static trajectory trajectory_of(pixart *p)
 {
-    return (trajectory){p->sampler, &p->noise, p->latents, p->images, p->denoiser.in_channels, p->latent_height, p->latent_width, text_stage_hash(&p->text.text), p->guidance};
+    return (trajectory){.sampler = p->sampler, .noise = &p->noise, .latents = p->latents, .images = p->images, .channels = p->denoiser.in_channels,
+                        .height = p->latent_height, .width = p->latent_width, .prompt = text_stage_hash(&p->text.text), .guidance = p->guidance};
 }
 
 static void fill_conditions(pixart *p, int call)

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "image/pixmap.h"
 #include "weights/plan.h"
 #include "weights/source.h"
 
@@ -24,6 +25,9 @@ typedef struct request_item {      /* one of several prompts that are made toget
     int batch_count;
 } request_item;
 
+/* A small picture of how far an image is after `step` steps; rgb lives as long as the call. False with st set ends the run. */
+typedef bool (*preview_fn)(void *ctx, int image, int step, const uint8_t *rgb, int width, int height, status *st);
+
 typedef struct request {
     const request_item *item;      /* in place of prompt, negative_prompt, seed and batch_count; their pictures follow each other in the result */
     int items;                     /* 0: none. More than one only where pipeline_takes_many */
@@ -38,6 +42,15 @@ typedef struct request {
     int batch_count;               /* >= 1 */
     int max_sequence_length;       /* 0: the pipeline's default */
     int tokens;                    /* > 0: that many arbitrary token ids instead of the prompt (encode, plan) */
+    int clip_skip;                 /* 0: the pipeline's own; 1: CLIP's last layer, 2: the last but one */
+    double guidance_rescale;       /* 0: none (Lin et al. 2023) */
+    const pixmap *init, *mask;    /* a picture to begin with; what to paint anew in it (white); NULL: none */
+    double strength;               /* how much of the schedule the picture goes through; NaN: the pipeline's default */
+    const source *refiner;         /* a second model for the last part of the denoising; NULL: none */
+    double refiner_start;          /* where it takes over, 0..1 */
+    int preview_every;             /* steps; 0: no previews */
+    preview_fn preview;
+    void *preview_ctx;
     precision precision;
     const char *kernels;           /* --cpu, NULL: the best */
     int threads;                   /* 0: all */

@@ -10,8 +10,16 @@
 
 /* What runs by itself: by the class of model_index.json, or of a lone component's config.json (its architecture, or model_type). */
 static const struct { const char *class_name, *model_type; const pipeline_row *row; } classes[] = {
+    {"LatentConsistencyModelImg2ImgPipeline", NULL, &pipeline_sd_lcm},
+    {"LatentConsistencyModelPipeline", NULL, &pipeline_sd_lcm},
     {"PixArtAlphaPipeline", NULL, &pipeline_pixart_alpha},
     {"PixArtSigmaPipeline", NULL, &pipeline_pixart_sigma},
+    {"StableDiffusionImg2ImgPipeline", NULL, &pipeline_sd},
+    {"StableDiffusionInpaintPipeline", NULL, &pipeline_sd},
+    {"StableDiffusionPipeline", NULL, &pipeline_sd},
+    {"StableDiffusionXLImg2ImgPipeline", NULL, &pipeline_sd_xl},
+    {"StableDiffusionXLInpaintPipeline", NULL, &pipeline_sd_xl_paint},
+    {"StableDiffusionXLPipeline", NULL, &pipeline_sd_xl},
     {"T5EncoderModel", "t5", &pipeline_t5},
     {"T5ForConditionalGeneration", NULL, &pipeline_t5},
     {"T5Model", NULL, &pipeline_t5},
@@ -26,7 +34,7 @@ static const pipeline_row *by_class(const char *class_name, const char *type, co
     for (int i = 0; i < CLASSES; i++)
         if (!class_name[0] && classes[i].model_type && strcmp(classes[i].model_type, type) == 0)
             return classes[i].row;
-    char known[360] = "";
+    char known[640] = "";
     size_t n = 0;
     for (int i = 0; i < CLASSES && n < sizeof known; i++)
         n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", classes[i].class_name);
@@ -62,12 +70,24 @@ static uint64_t bytes_read(const source *src)
     return n;
 }
 
+/* Those that take a picture to begin with, a mask and a refiner. */
+static const pipeline_row *const with_pictures[] = {&pipeline_sd, &pipeline_sd_lcm, &pipeline_sd_xl, &pipeline_sd_xl_paint};
+
+static bool takes_all(const pipeline_row *row, const source *src, const request *q, status *st)
+{
+    const char *given = q->init ? "--init-img" : q->mask ? "--mask" : q->refiner ? "--refiner" : NULL;
+    for (size_t i = 0; given && i < sizeof with_pictures / sizeof *with_pictures; i++)
+        if (with_pictures[i] == row)
+            given = NULL;
+    return !given || status_set(st, STATUS_USAGE, "%s: %s makes pictures from text alone", given, src->path);
+}
+
 bool pipeline_generate(const source *src, const request *q, result *out, status *st)
 {
     *out = (result){0};
     uint64_t before = bytes_read(src);
     const pipeline_row *row = row_of(src, st);
-    bool ok = row && row->generate(src, q, out, st);
+    bool ok = row && takes_all(row, src, q, st) && row->generate(src, q, out, st);
     out->bytes_read = bytes_read(src) - (q->items ? before : 0);
     return ok;
 }

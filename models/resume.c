@@ -190,17 +190,19 @@ static int load_latents(trajectory *t, engine *e)
 
 static bool trace_latents(const trajectory *t, const engine *e, int i)
 {
-    char name[32];
-    snprintf(name, sizeof name, "latents.%d", i);
+    char name[48];
+    snprintf(name, sizeof name, "%slatents.%d", t->prefix ? t->prefix : "", i - t->first);
     return trace_add(e->request->trace, name, t->latents, 4, (int64_t[]){t->images, t->channels, t->height, t->width}, e->st);
 }
+
+static int end_of(const trajectory *t) { return t->end ? t->end : sampler_calls(t->sampler); }
 
 /* The last latents by themselves, with their place. */
 static bool keep_last(const trajectory *t, const engine *e, int done)
 {
     int calls = sampler_calls(t->sampler);
     trace *to = e->request->last_latents;
-    return done < calls || (trace_add(to, "latents", t->latents, 4, (int64_t[]){t->images, t->channels, t->height, t->width}, e->st) &&
+    return done < end_of(t) || (trace_add(to, "latents", t->latents, 4, (int64_t[]){t->images, t->channels, t->height, t->width}, e->st) &&
                             trace_add(to, "step", (float[]){(float)done, (float)calls}, 1, (int64_t[]){2}, e->st));
 }
 
@@ -208,22 +210,26 @@ int trajectory_begin(trajectory *t, engine *e)
 {
     const request *q = e->request;
     size_t n = per_image(t) * (size_t)t->images;
-    int first = 0;
+    int first = t->first;
     float sigma = sampler_init_noise_sigma(t->sampler);
     if (q->checkpoint && access(q->checkpoint, F_OK) == 0) {
         first = checkpoint_read(t, e);
-    } else if (q->load_latents) {
+    } else if (q->load_latents && !t->begun) {
         first = load_latents(t, e);
-    } else {
+    } else if (!t->begun) {
         noise_draw(t->noise, t->latents, n);
         for (size_t i = 0; i < n; i++)
             t->latents[i] *= sigma;
     }
-    e->report->first_call = first < 0 ? 0 : first;
+    e->report->first_call += first < 0 ? 0 : first - t->first;
     return first >= 0 && trace_latents(t, e, first) && keep_last(t, e, first) ? first : -1;
 }
 
 bool trajectory_after(trajectory *t, engine *e, int call)
 {
-    return trace_latents(t, e, call + 1) && keep_last(t, e, call + 1) && (!e->request->checkpoint || checkpoint_write(t, e, call + 1));
+    if (!trace_latents(t, e, call + 1))
+        return false;
+    if (t->settle)
+        t->settle(t->ctx, call + 1);
+    return keep_last(t, e, call + 1) && (!e->request->checkpoint || checkpoint_write(t, e, call + 1));
 }

@@ -20,10 +20,17 @@ typedef struct trajectory {     /* what the next call depends on, besides the we
     int images, channels, height, width;
     uint64_t prompt;            /* of all that the denoiser is told and that is not named here: tokens, embeddings, further conditions */
     double guidance;
+    /* zero for the whole way from noise: */
+    bool begun;                 /* the latents stand already (a picture's, another model's), and their numbers are drawn */
+    int first, end;             /* calls; end 0: all */
+    const char *prefix;         /* of the traces' names; NULL: none */
+    void (*settle)(void *ctx, int next); /* what a pipeline does to the latents behind a call: after the trace, before they are kept; or NULL */
+    void *ctx;
 } trajectory;
 
-/* Fills the latents as they stand before call number n, and returns n; sampler_calls() when nothing is left but decoding; -1 with st set.
- * A checkpoint of another model, prompt, size, seed, sampler, guidance or precision is STATUS_BAD_FILE. Traces latents.<n>. */
+/* Fills the latents as they stand before call number n, and returns n; `end` when nothing is left but decoding; -1 with st set. Traces latents.<n>,
+ * counted from `first`.
+ * A checkpoint of another model, prompt, size, seed, sampler, guidance or precision is STATUS_BAD_FILE. */
 int trajectory_begin(trajectory *t, engine *e);
 /* Call number `call` has been made. The checkpoint appears whole or stays what it was. */
 bool trajectory_after(trajectory *t, engine *e, int call);

@@ -3,4 +3,8 @@
 # tests/run_parity.sh -k alpha -v
 set -u
 penstock=${PENSTOCK:-./penstock}
-exec "$(dirname "$penstock")/tests/test_parity" "$@" "$penstock" "${PENSTOCK_FIXTURES:-tests/fixtures}/pixart"
+code=0
+for family in pixart sd; do
+    "$(dirname "$penstock")/tests/test_parity" "$@" "$penstock" "${PENSTOCK_FIXTURES:-tests/fixtures}/$family" || code=1
+done
+exit $code

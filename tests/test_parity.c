@@ -1,4 +1,4 @@
-/* test_parity.c: runs `penstock generate` on the tiny models of fixtures/pixart and compares its trace with diffusers', tensor by tensor.
+/* test_parity.c: runs `penstock generate` on the tiny models of fixtures/pixart, sd and compares its trace with diffusers', tensor by tensor.
  *
  *     test_parity [-k WORD]... [-v] [--strict] [--keep] [BINARY] FIXTURES [-- MORE OPTIONS FOR generate]
  *
@@ -23,7 +23,7 @@
 
 #include "safetensors_lite.h"
 
-enum { MOST_ARGUMENTS = 96, SECONDS = 300 };
+enum { MOST_ARGUMENTS = 96, SECONDS = 300, FILES_GIVEN = 4 };
 
 static double text_limit = 1e-4, latents_limit = 2e-4, image_limit = 2.0 / 255;
 
@@ -125,6 +125,21 @@ static double compare_text(const lite_tensor *got, const lite_tensor *want, cons
     return greatest;
 }
 
+/* A row a prompt; a batch may repeat each half. */
+static double compare_pooled(const lite_tensor *got, const lite_tensor *want)
+{
+    if (got->rank != 2 || want->rank != 2 || got->shape[1] != want->shape[1] || got->shape[0] % want->shape[0])
+        return -1;
+    int64_t repeats = got->shape[0] / want->shape[0], dim = want->shape[1];
+    double difference2 = 0, expected2 = 0;
+    for (int64_t i = 0; i < got->shape[0] * dim; i++) {
+        double w = want->values[i / dim / repeats * dim + i % dim], d = got->values[i] - w;
+        difference2 += d * d;
+        expected2 += w * w;
+    }
+    return relative(difference2, expected2);
+}
+
 static void compare_one(const options *o, const char *name, const lite_tensor *got, const lite_tensor *want, const lite_file *expected, worst *w)
 {
     char a[80], b[80], where[800] = "";
@@ -136,11 +151,12 @@ static void compare_one(const options *o, const char *name, const lite_tensor *g
         return;
     }
     describe(a, sizeof a, got);
-    bool is_text = strncmp(want->name, "text.", 5) == 0, is_image = strcmp(want->name, "image") == 0;
+    const char *own = strncmp(want->name, "refiner.", 8) ? want->name : want->name + 8;
+    bool is_text = strncmp(own, "text.", 5) == 0, is_image = strcmp(own, "image") == 0;
     if (is_text) {
-        char mask[64];
-        snprintf(mask, sizeof mask, "mask.%.50s", want->name + 5);
-        d = compare_text(got, want, lite_find(expected, mask));
+        char mask[80];
+        snprintf(mask, sizeof mask, "%.*smask.%.50s", (int)(own - want->name), want->name, own + 5);
+        d = strstr(own, ".pooled") ? compare_pooled(got, want) : compare_text(got, want, lite_find(expected, mask));
         limit = text_limit;
     } else {
         size_t place = 0;
@@ -164,7 +180,7 @@ static void compare_one(const options *o, const char *name, const lite_tensor *g
         printf("  %s: %s [%s] differs by %.3g\n", name, want->name, b, d);
     }
     if (!is_text && !is_image && !isnan(w->latents) && !(d <= w->latents))
-        w->latents_at = atoi(want->name + strlen("latents."));
+        w->latents_at = atoi(strrchr(want->name, '.') + 1);
     note(is_text ? &w->text : is_image ? &w->image : &w->latents, d);
 }
 
@@ -178,12 +194,18 @@ static void join(char *out, size_t size, const char *a, const char *b, const cha
     }
 }
 
+static const char *given(char path[1200], const char *folder, const char *name)
+{
+    join(path, 1200, folder, "/", name, "");
+    return path;
+}
+
 /* Returns the exit status, or 128 and the signal. Output goes to files in the folder. */
 static int run(const options *o, const test_case *c)
 {
-    char model[1200], trace[320], picture[320], errors[320], output[320];
+    char model[1200], trace[320], picture[320], errors[320], output[320], files[FILES_GIVEN][1200];
     const char *v[MOST_ARGUMENTS * 2];
-    int n = 0;
+    int n = 0, file = 0;
     join(model, sizeof model, o->fixtures, "/models/", c->model, "");
     join(trace, sizeof trace, o->folder, "/trace.safetensors", "", "");
     join(picture, sizeof picture, o->folder, "/out.png", "", "");
@@ -192,8 +214,11 @@ static int run(const options *o, const test_case *c)
     const char *fixed[] = {o->binary, "generate", "-m", model, "--precision", "f32", "--trace", trace, "-o", picture, "-q", "--no-cache"};
     for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
         v[n++] = fixed[i];
-    for (int i = 0; i < c->count; i++)
+    for (int i = 0; i < c->count; i++) {
         v[n++] = c->arguments[i];
+        if (c->arguments[i][0] == '@') /* a file among the fixtures */
+            v[n - 1] = given(files[file++ % FILES_GIVEN], o->fixtures, c->arguments[i] + 1);
+    }
     for (int i = 0; i < o->more_count && n < MOST_ARGUMENTS * 2 - 1; i++)
         v[n++] = o->more[i];
     v[n] = NULL;
@@ -292,7 +317,7 @@ static bool run_case(const options *o, const test_case *c)
         w.failures++;
     } else {
         for (size_t i = 0; i < expected.count; i++)
-            if (strncmp(expected.tensors[i].name, "mask.", 5))
+            if (!strstr(expected.tensors[i].name, "mask."))
                 compare_one(o, c->name, lite_find(&got, expected.tensors[i].name), &expected.tensors[i], &expected, &w);
         check_pictures(o, c, &w);
     }

@@ -18,13 +18,13 @@ static bool same_settings(const options *a, const options *b)
 {
     return a->width == b->width && a->height == b->height && a->steps == b->steps && same_number(a->guidance_scale, b->guidance_scale) &&
            same_text(a->sampling_method, b->sampling_method) && same_text(a->scheduler, b->scheduler) &&
-           a->max_sequence_length == b->max_sequence_length;
+           a->max_sequence_length == b->max_sequence_length && a->clip_skip == b->clip_skip && a->guidance_rescale == b->guidance_rescale;
 }
 
 /* Lines with files of their own for what lies between prompt and picture. */
 static bool by_itself(const options *o)
 {
-    return o->trace || o->save_latents || o->load_latents || o->checkpoint || o->embeddings || o->tokens;
+    return o->trace || o->save_latents || o->load_latents || o->checkpoint || o->embeddings || o->tokens || o->init_img || o->mask || o->refiner || o->preview;
 }
 
 /* ---- checks ---- */

@@ -1,7 +1,10 @@
 /* generate: text to pictures. */
 #include <stdio.h>
+#include <string.h>
 
+#include "base/mem.h"
 #include "base/trace.h"
+#include "image/image_png.h"
 #include "tools/command.h"
 #include "tools/prompts.h"
 #include "tools/quantized.h"
@@ -16,19 +19,67 @@ static bool write_all(const options *o, const request *q, const source *src, con
     return good;
 }
 
+/* ---- what is read besides the model ---- */
+
+typedef struct inputs {
+    pixmap init, mask;
+    source *refiner;
+} inputs;
+
+static bool inputs_open(inputs *in, const options *o, request *q, status *st)
+{
+    *in = (inputs){0};
+    if (o->init_img && image_read_png(o->init_img, &in->init, st))
+        q->init = &in->init;
+    if (o->mask && status_ok(st) && image_read_png(o->mask, &in->mask, st))
+        q->mask = &in->mask;
+    if (o->refiner && status_ok(st))
+        q->refiner = in->refiner = source_open(o->refiner, st);
+    return status_ok(st);
+}
+
+static void inputs_close(inputs *in)
+{
+    pixmap_free(&in->init);
+    pixmap_free(&in->mask);
+    if (in->refiner)
+        source_close(in->refiner);
+}
+
+/* ---- previews ---- */
+
+static bool write_preview(void *ctx, int image, int step, const uint8_t *rgb, int width, int height, status *st)
+{
+    const options *o = ctx;
+    char *name = picture_name(o->output, image, st), *slash = name ? strrchr(name, '/') : NULL, *dot = name ? strrchr(name, '.') : NULL;
+    if (!name)
+        return false;
+    size_t stem = dot && (!slash || dot > slash + 1) && dot != name ? (size_t)(dot - name) : strlen(name);
+    char *path = mem_format(st, "%.*s_step_%d.png", (int)stem, name, step);
+    if (path)
+        image_write_png(path, rgb, width, height, NULL, st);
+    mem_free(path);
+    mem_free(name);
+    return status_ok(st);
+}
+
 /* One request on an opened model, from checks to files and the report. */
 static bool run_one(const options *o, const source *src, embedding_store *store, status *st)
 {
     request q;
     result r = {0};
     progress p;
+    inputs in = {0};
     progress_start(&p, o->quiet);
     if (!make_request(o, &p, &q, st))
         return false;
     q.store = store;
     q.trace = o->trace ? trace_open(st) : NULL;
     q.last_latents = o->save_latents ? trace_open(st) : NULL;
-    if (status_ok(st) && pipeline_generate(src, &q, &r, st)) {
+    q.preview_every = o->preview;
+    q.preview = write_preview;
+    q.preview_ctx = (void *)(uintptr_t)o;
+    if (inputs_open(&in, o, &q, st) && pipeline_generate(src, &q, &r, st)) {
         progress_end(&p);
         tell_cut(o->quiet, &r);
         if (write_all(o, &q, src, &r, st))
@@ -38,6 +89,7 @@ static bool run_one(const options *o, const source *src, embedding_store *store,
     result_free(&r);
     trace_close(q.trace);
     trace_close(q.last_latents);
+    inputs_close(&in);
     return status_ok(st);
 }
 

@@ -68,14 +68,15 @@ static const option_row table[] = {
     {"no-cache", 0, FLAG, GENERATE, AT(no_cache), 0, 0, NULL, "neither take prompts' embeddings from the cache nor keep them there"},
     {"load-latents", 0, TEXT, GENERATE, AT(load_latents), 0, 0, "FILE", "go on from latents: of --save-latents, a trace, or noise"},
     {"checkpoint", 0, TEXT, GENERATE, AT(checkpoint), 0, 0, "FILE", "keep the state of each step; go on from it where it is there"},
-    {"init-img", 0, LATER, GENERATE, 0, 0, 0, "FILE", NULL},
-    {"strength", 0, LATER, GENERATE, 0, 0, 0, "X", NULL},
-    {"mask", 0, LATER, GENERATE, 0, 0, 0, "FILE", NULL},
-    {"clip-skip", 0, LATER, GENERATE | ENCODE, 0, 0, 0, "N", NULL},
+    {"init-img", 0, TEXT, GENERATE, AT(init_img), 0, 0, "FILE", "-i: a PNG picture to begin with"},
+    {"strength", 0, REAL, GENERATE, AT(strength), 0, 1, "X", "how far from it, 0 to 1 (default: the pipeline's)"},
+    {"mask", 0, TEXT, GENERATE, AT(mask), 0, 0, "FILE", "a PNG picture: what is white is painted anew"},
+    {"clip-skip", 0, COUNT, GENERATE | ENCODE, AT(clip_skip), 1, 100, "N", "CLIP's layer to take: 1 the last, 2 the last but one"},
+    {"guidance-rescale", 0, REAL, GENERATE, AT(guidance_rescale), 0, 1, "X", "against overexposure by guidance (default 0)"},
     {"temperature", 0, LATER, GENERATE, 0, 0, 0, "X", NULL},
-    {"preview", 0, LATER, GENERATE, 0, 0, 0, "N", NULL},
-    {"refiner", 0, LATER, GENERATE, 0, 0, 0, "MODEL", NULL},
-    {"refiner-start", 0, LATER, GENERATE, 0, 0, 0, "X", NULL},
+    {"preview", 0, COUNT, GENERATE, AT(preview), 1, 10000, "N", "every N steps a small picture, out_step_N.png"},
+    {"refiner", 0, TEXT, GENERATE, AT(refiner), 0, 0, "MODEL", "a second model for the last part of the denoising (SDXL)"},
+    {"refiner-start", 0, REAL, GENERATE, AT(refiner_start), 0, 1, "X", "where it takes over (default 0.8)"},
     {"cascade", 0, LATER, GENERATE, 0, 0, 0, "MODEL", NULL},
     {"json", 0, FLAG, ANY & ~COMPLETION, AT(json), 0, 0, NULL, "a report for machines on stdout"},
     {"quiet", 'q', FLAG, RUNS | QUANTIZE | VERIFY | BENCH, AT(quiet), 0, 0, NULL, "say nothing but errors"},
@@ -305,7 +306,7 @@ static bool parse_letters(options *o, int argc, char **argv, int *i, status *st)
 
 bool options_parse(options *o, const command *c, int argc, char **argv, status *st)
 {
-    *o = (options){.command = c, .batch_count = 1, .guidance_scale = NAN, .seed = 42, .type = c->bit == QUANTIZE ? "q4" : NULL, .precision = "auto"};
+    *o = (options){.command = c, .batch_count = 1, .guidance_scale = NAN, .strength = NAN, .refiner_start = 0.8, .seed = 42, .type = c->bit == QUANTIZE ? "q4" : NULL, .precision = "auto"};
     size_t room = (size_t)argc;
     o->memory = mem_alloc(3 * room, sizeof *o->memory, "options", st);
     if (!o->memory)

@@ -23,7 +23,9 @@ typedef struct options {
     const struct command *command;
     const char *model, *prompt, *negative_prompt, *prompt_file, *output, *input;
     int width, height, steps, batch_count, threads, max_sequence_length, tokens;
-    double guidance_scale;
+    int clip_skip, preview;
+    double guidance_scale, guidance_rescale, strength, refiner_start;
+    const char *init_img, *mask, *refiner;
     const char *sampling_method, *scheduler, *precision, *kernels, *scratch, *trace, *save_latents, *load_latents, *checkpoint, *embeddings, *type;
     uint64_t seed, random_seed, budget_bytes;
     bool seed_given, random_weights, random_given, list_tensors, no_cache, json, quiet, verbose, help;

@@ -5,8 +5,12 @@
 #include "compute/op_group_norm.h"
 #include "compute/op_matrix.h"
 
+/* Rows (or columns) of the input as the kernel sees it. */
+static int seen(int n, const conv_options *o, bool odd) { return o->upsample ? 2 * n - odd : n; }
+
 typedef struct conv_geometry {
-    int kernel, stride, padding, in_height, in_width, out_width, up; /* up: 1, or 2 for the doubled input */
+    int kernel, stride, padding, in_height, in_width, out_width; /* in_height, in_width as the kernel sees them: */
+    int up, row_width;                                                 /* up: 1, or 2 for the doubled input, whose stored rows have row_width */
     int first_out_row;                                                 /* of the band */
     int first_in_row, in_rows;                                         /* the band of input rows that lies at x */
     int out_rows;                                                      /* of one item within this product */
@@ -18,10 +22,10 @@ static int64_t conv_tap(const void *ctx, int64_t t, int s)
     int64_t per_item = (int64_t)g->out_rows * g->out_width, item = t / per_item;
     int y = (int)(t % per_item / g->out_width) + g->first_out_row, x = (int)(t % g->out_width);
     int iy = y * g->stride - g->padding + s / g->kernel, ix = x * g->stride - g->padding + s % g->kernel;
-    if (iy < 0 || ix < 0 || iy >= g->in_height * g->up || ix >= g->in_width * g->up)
+    if (iy < 0 || ix < 0 || iy >= g->in_height || ix >= g->in_width)
         return -1;
     iy = iy / g->up - g->first_in_row;
-    return (item * g->in_rows + iy) * g->in_width + ix / g->up;
+    return (item * g->in_rows + iy) * g->row_width + ix / g->up;
 }
 
 typedef struct band_job {
@@ -95,7 +99,8 @@ static void conv_band(const conv_state *c, int item, int items, int first, int r
 {
     run *r = c->r;
     tensor x = c->x, y = c->y;
-    conv_geometry g = {c->o.kernel, c->o.stride, c->o.padding, x.height, x.width, y.width, c->o.upsample ? 2 : 1, first, 0, x.height, rows};
+    conv_geometry g = {c->o.kernel, c->o.stride, c->o.padding, seen(x.height, &c->o, c->o.odd_rows), seen(x.width, &c->o, c->o.odd_columns), y.width,
+                       c->o.upsample ? 2 : 1, x.width, first, 0, x.height, rows};
     if (c->band)
         input_rows(c, first, rows, &g.first_in_row, &g.in_rows);
     float *out = in_scratch(y) ? run_at(r, c->result_band) : tensor_data(r, y) + ((int64_t)item * y.height + first) * y.width * y.channels;
@@ -137,7 +142,8 @@ tensor conv(run *r, tensor x, const char *name, int out, conv_options o)
     if (!run_ok(r))
         return NO_TENSOR;
     char full[NAME_BYTES];
-    int up = o.upsample ? 2 : 1, height = (x.height * up + 2 * o.padding - o.kernel) / o.stride + 1, width = (x.width * up + 2 * o.padding - o.kernel) / o.stride + 1;
+    int up = o.upsample ? 2 : 1, height = (seen(x.height, &o, o.odd_rows) + 2 * o.padding + o.end_padding - o.kernel) / o.stride + 1;
+    int width = (seen(x.width, &o, o.odd_columns) + 2 * o.padding + o.end_padding - o.kernel) / o.stride + 1;
     conv_state c = {.r = r, .x = x, .o = o, .m = {out, o.kernel * o.kernel, x.channels}};
     c.y = o.add_to.place >= 0 ? o.add_to : o.map ? map_new(r, x.batch, height, width, out) : tensor_new(r, x.batch, height, width, out);
     c.band = band_rows(r, x, c.y, &o);

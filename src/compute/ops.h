@@ -31,9 +31,12 @@ typedef struct norm {      /* group normalization whose statistics are taken; th
 #define NO_NORM ((norm){{0, 0, 0, 0, 0, -1, -1}, ACT_NONE})
 norm group_norm(run *r, tensor x, const char *name, int groups, float eps, activation act);
 tensor normalize(run *r, tensor x, norm n); /* the normalized tensor itself; x may be a region's slab of what `n` was taken of */
+norm norm_modulated(run *r, norm n, table_row scale, table_row shift); /* n, then * (1 + scale) + shift, before its activation */
 typedef struct conv_options {
     int kernel, stride, padding;
+    int end_padding;       /* more zeros behind the last row and column only */
     bool upsample;         /* nearest-neighbour doubling before it */
+    bool odd_rows, odd_columns; /* with upsample: to one row or column less than the double */
     bool edge;
     bool map;              /* only convolutions and norms read the result: a large one may lie in the scratch file */
     norm before;           /* NO_NORM: none */
@@ -51,6 +54,8 @@ tensor layer_norm_modulated(run *r, tensor x, float eps, table_row scale, table_
 tensor activate(run *r, tensor x, activation act);          /* in place */
 tensor act_mul(run *r, activation act, tensor x, tensor y); /* act(x) * y, in place on x */
 tensor add(run *r, tensor x, tensor y);                     /* in place on x */
+tensor add_row(run *r, tensor x, table_row row);            /* to every token of its batch item, in place on x */
+tensor gated_halves(run *r, activation act, tensor x);      /* [b, t, 2 n] -> first half * act(second half) (GEGLU) */
 tensor scale(run *r, tensor x, float by);                   /* in place */
 tensor copy(run *r, tensor x);
 tensor concat_channels(run *r, const tensor *x, int count); /* same rows */

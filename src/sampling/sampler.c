@@ -185,6 +185,34 @@ bool sampler_begin_call(sampler *s, int call)
     return true;
 }
 
+/* Timesteps below what is left of the trained ones when that share of them is done. */
+static double cutoff_of(const sampler *s, double share)
+{
+    double n = s->config.num_train_timesteps;
+    return rint(n - share * n);
+}
+
+int sampler_begin_from(sampler *s, double share)
+{
+    double cutoff = cutoff_of(s, share);
+    int left = 0;
+    for (int i = 0; i < s->calls; i++)
+        left += s->timesteps[i] < cutoff;
+    if (s->row->ops->calls_per_step == 2 && left % 2 == 0)
+        left++; /* not between the two evaluations of a step */
+    restart(s, left < s->calls ? s->calls - left : 0);
+    return s->begin;
+}
+
+int sampler_end_at(const sampler *s, double share)
+{
+    double cutoff = cutoff_of(s, share);
+    int done = 0;
+    for (int i = 0; i < s->calls; i++)
+        done += s->timesteps[i] >= cutoff;
+    return done;
+}
+
 static bool ever_draws(const sampler *s)
 {
     for (int call = 0; call < s->calls; call++)

@@ -82,6 +82,11 @@ bool sampler_step(sampler *s, int call, const float *model_output, float *x, siz
  * do (strength * steps < 1). Resets the trajectory. */
 int sampler_begin_at(sampler *s, double strength);
 
+/* One model hands over to another after a share of the trained timesteps (diffusers' denoising_end and denoising_start): the call that the
+ * second begins with (resets the trajectory), and the call before which the first stops. */
+int sampler_begin_from(sampler *s, double share);
+int sampler_end_at(const sampler *s, double share);
+
 /* out = the picture with the noise of this call put on it (add_noise); call == sampler_calls gives the end of the
  * schedule (for inpainting). n floats; out may be either input. */
 void sampler_add_noise(const sampler *s, int call, const float *original, const float *noise, float *out, size_t n);

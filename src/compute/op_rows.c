@@ -1,0 +1,82 @@
+/* What works row by row with something of the batch item's, or with the row's own other half. */
+#include "compute/ops.h"
+
+enum { ROWS_PER_TASK = 64 };
+
+typedef struct rows_job {
+    const run *r;
+    tensor x, y;
+    activation act;
+    const float *row;  /* by batch item */
+    size_t row_stride;
+} rows_job;
+
+static void each_block(run *r, rows_job j, task_fn fn)
+{
+    if (r->live && run_ok(r))
+        threads_run(r->pool, (tensor_rows(j.x) + ROWS_PER_TASK - 1) / ROWS_PER_TASK, fn, &j);
+}
+
+static int64_t block_end(const rows_job *j, int64_t task)
+{
+    int64_t rows = tensor_rows(j->x);
+    return (task + 1) * ROWS_PER_TASK < rows ? (task + 1) * ROWS_PER_TASK : rows;
+}
+
+static void gate_block(void *ctx, int64_t task, int worker)
+{
+    const rows_job *j = ctx;
+    int64_t n = j->y.channels;
+    (void)worker;
+    for (int64_t i = task * ROWS_PER_TASK; i < block_end(j, task); i++) {
+        const float *x = tensor_data(j->r, j->x) + i * 2 * n;
+        j->r->k->act_mul(j->act, x + n, x, tensor_data(j->r, j->y) + i * n, (size_t)n);
+    }
+}
+
+tensor gated_halves(run *r, activation act, tensor x)
+{
+    tensor y = tensor_like(r, x, x.channels / 2);
+    each_block(r, (rows_job){.r = r, .x = x, .y = y, .act = act}, gate_block);
+    return y;
+}
+
+static void add_row_block(void *ctx, int64_t task, int worker)
+{
+    const rows_job *j = ctx;
+    int64_t n = j->x.channels, per_item = tensor_tokens(j->x);
+    (void)worker;
+    for (int64_t i = task * ROWS_PER_TASK; i < block_end(j, task); i++) {
+        const float *row = j->row + (size_t)(j->x.first_batch + i / per_item) * j->row_stride;
+        j->r->k->add_gated(tensor_data(j->r, j->x) + i * n, row, NULL, (size_t)n);
+    }
+}
+
+tensor add_row(run *r, tensor x, table_row row)
+{
+    rows_job j = {.r = r, .x = x};
+    if (r->live && run_ok(r)) {
+        j.row = tensor_data(r, row.of) + (size_t)row.index * (size_t)x.channels;
+        j.row_stride = (size_t)(tensor_tokens(row.of) * row.of.channels);
+    }
+    each_block(r, j, add_row_block);
+    return x;
+}
+
+norm norm_modulated(run *r, norm n, table_row scale, table_row shift)
+{
+    if (!r->live || !run_ok(r))
+        return n;
+    int c = n.scale_shift.channels;
+    size_t scale_stride = (size_t)(tensor_tokens(scale.of) * scale.of.channels), shift_stride = (size_t)(tensor_tokens(shift.of) * shift.of.channels);
+    for (int b = 0; b < n.scale_shift.batch; b++) {
+        float *by = tensor_data(r, n.scale_shift) + (int64_t)b * 2 * c;
+        const float *s = tensor_data(r, scale.of) + (size_t)b * scale_stride + (size_t)scale.index * (size_t)c;
+        const float *t = tensor_data(r, shift.of) + (size_t)b * shift_stride + (size_t)shift.index * (size_t)c;
+        for (int i = 0; i < c; i++) {
+            by[i] *= 1 + s[i];
+            by[c + i] = by[c + i] * (1 + s[i]) + t[i];
+        }
+    }
+    return n;
+}
