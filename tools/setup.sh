@@ -48,7 +48,9 @@ if [ ! -x configure ] || [ configure.ac -nt configure ]; then
     say "preparing the build (autoreconf)"
     autoreconf -i >/dev/null 2>&1 || autoreconf -i
 fi
-if [ ! -f Makefile ] || [ configure -nt Makefile ]; then
+# a build that was configured before Criterion came would leave its suites out
+without_suites() { case " $* " in *" --tests "*) grep -q '^CRITERION_LIBS = *$' Makefile ;; *) return 1 ;; esac; }
+if [ ! -f Makefile ] || [ configure -nt Makefile ] || without_suites "$@"; then
     say "configuring"
     ./configure -q
 fi
