@@ -63,6 +63,7 @@ typedef struct request {
     embedding_store *store;        /* and from here, NULL: nowhere */
     const char *load_latents;      /* a file of latents to go on from, NULL: noise */
     const char *checkpoint;        /* a file that holds the state after each step; where it is there the run goes on from it */
+    int rehearsals;                /* bench: how often each pass is run before the one that counts */
     progress_fn progress;
     void *progress_ctx;
 } request;
@@ -74,9 +75,14 @@ typedef struct stage_report {      /* one row of `plan`, and of a run's report *
     uint64_t arena_bytes;          /* activations and kernels' scratch */
     uint64_t stream_bytes;         /* weights read, all passes together */
     uint64_t operations;           /* all passes together */
+    uint64_t integer_operations;   /* of these: products of quantized activations and weights */
+    uint64_t convolution_operations; /* of the integer ones */
+    uint64_t attention_operations; /* of all */
+    uint64_t integer_weights;      /* that the integer products decode, all passes together */
     int passes;
     int slab_rows;                 /* 0: whole */
     double seconds;                /* measured, or predicted by plan */
+    double pass_seconds, pass_processor_seconds; /* of the last pass; processor: of all threads */
     uint64_t parameters;
 } stage_report;
 

@@ -126,6 +126,26 @@ static uint64_t parameters_of(const plan *p)
     return n;
 }
 
+static void fill_operations(stage *s)
+{
+    stage_report *row = s->row;
+    uint64_t products = 0, integer = 0, convolution = 0, weights = 0, passes = (uint64_t)s->passes;
+    for (int i = 0; i < s->plan.uses; i++) {
+        const plan_use *u = &s->plan.use[i];
+        products += u->operations;
+        if (!type_of(u->weight->type)->integer || s->run.f32)
+            continue;
+        integer += u->operations;
+        convolution += u->matrix.taps > 1 ? u->operations : 0;
+        weights += (uint64_t)u->matrix.rows * (uint64_t)u->matrix.taps * (uint64_t)u->matrix.depth;
+    }
+    row->operations = s->plan.operations * passes;
+    row->integer_operations = integer * passes;
+    row->convolution_operations = convolution * passes;
+    row->attention_operations = (s->plan.operations - products) * passes;
+    row->integer_weights = weights * passes;
+}
+
 static void fill_row(stage *s, uint64_t base)
 {
     stage_report *row = s->row;
@@ -134,8 +154,8 @@ static void fill_row(stage *s, uint64_t base)
     row->ring_bytes = s->how.mapped || pins == s->plan.stream_bytes ? 0 : s->how.ring_bytes;
     row->resident_bytes = s->how.mapped ? s->plan.stream_bytes + s->plan.vector_bytes : pins + stream_fixed_bytes(&s->plan, s->how.unit_bytes);
     row->stream_bytes = s->plan.gather_bytes + (s->how.mapped ? s->plan.stream_bytes : pins + (s->plan.stream_bytes - pins) * (uint64_t)s->passes);
-    row->operations = s->plan.operations * (uint64_t)s->passes;
     row->passes = s->passes;
+    fill_operations(s);
     row->slab_rows = (int)s->lever.slab_rows;
     row->parameters = parameters_of(&s->plan);
     if (s->plan.scratch_bytes > s->e->report->scratch_bytes)
@@ -188,7 +208,7 @@ bool stage_open(stage *s)
     if (s->memory && s->plan.scratch_bytes)
         s->scratch = scratch_open(e->request->scratch, s->plan.scratch_bytes, e->st);
     if (s->memory && status_ok(e->st))
-        s->stream = stream_open(&s->plan, e->source, &s->how, s->passes, e->k, e->st);
+        s->stream = stream_open(&s->plan, e->source, &s->how, s->passes * (1 + e->request->rehearsals), e->k, e->st);
     s->run.base = s->memory;
     s->run.stream = s->stream;
     s->run.scratch = s->scratch;
@@ -197,12 +217,30 @@ bool stage_open(stage *s)
     return s->stream != NULL;
 }
 
-bool stage_pass(stage *s, const void *ctx)
+static double seconds_of(clockid_t clock)
 {
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static bool one_pass(stage *s, const void *ctx)
+{
+    double began = seconds_of(CLOCK_MONOTONIC), processor = seconds_of(CLOCK_PROCESS_CPUTIME_ID);
     if (!run_begin(&s->run))
         return false;
     s->forward(&s->run, ctx);
+    s->row->pass_seconds = seconds_of(CLOCK_MONOTONIC) - began;
+    s->row->pass_processor_seconds = seconds_of(CLOCK_PROCESS_CPUTIME_ID) - processor;
     return run_end(&s->run);
+}
+
+bool stage_pass(stage *s, const void *ctx)
+{
+    for (int i = 0; i < s->e->request->rehearsals; i++)
+        if (!one_pass(s, ctx))
+            return false;
+    return one_pass(s, ctx);
 }
 
 void stage_close(stage *s)

@@ -301,6 +301,21 @@ P
 plan_json() { penstock plan "$S" --memory-budget 512M --json && is 0 && json ../out 'bool(d)'; }
 plan_two() { penstock plan "$S" "$M/alpha_tiny" && is 0 && has ../out sigma_small alpha_tiny; }
 plan_text() { penstock plan "$S" -W 64 -H 64 --steps 3 && is 0 && has ../out text_encoder transformer vae; }
+# How fast it is depends on the machine; that every row is there, and was measured, does not.
+bench_json() {
+    penstock bench 'SD 1.5 linear' 'VAE conv' 'T5-XXL attention' 'PixArt layer' 'PixArt rotate' encode picture -m "$S" --seconds 0.0005 --json && is 0 || return
+    json ../out 'd["threads"] > 0 and all(d["memory_gb_per_second"][k] > 0 for k in ("read", "copy", "update")) and d["disk_gb_per_second"] > 0' &&
+        json ../out '{p["kind"] for p in d["peaks"]} >= {"int8", "f32"} and all(p["gop_per_second"] > 0 for p in d["peaks"])' &&
+        json ../out '{"linear", "attention", "conv 3x3", "layer norm", "rotate, quantize"} <= {o["op"] for o in d["ops"]}' &&
+        json ../out 'all(o["rate"] > 0 and o["share"] > 0 and o["clock_share"] > 0 and abs(o["share"] * o["peak"] / o["rate"] - 1) < 1e-3 for o in d["ops"])' &&
+        json ../out '[(e["stage"], e["tokens"]) for e in d["encode"]] == [("text_encoder", 20), ("text_encoder", 77), ("text_encoder", 256)]' &&
+        json ../out 'all(e["work"] > 0 and e["rate"] > 0 for e in d["encode"] + d["stages"])'
+}
+bench_encoder() { penstock bench -m "$S/text_encoder" encode picture --seconds 0.0005 --json && is 0 && json ../out 'len(d["encode"]) == 3 and d["stages"] == []'; }
+bench_scalar() {
+    penstock bench --cpu scalar "SD 1.5 linear" -t 1 --seconds 0.0005 && is 0 && has ../out 'scalar, 1 thread' '^SD 1.5 .*linear .*q8 .* 320 -> 2560 .*int8 .* - ' 'GB/s'
+}
+bench_word() { refused 2 bench 'no row has lienar' -- bench lienar; }
 inspect_folder() { penstock inspect "$M/$1" && is 0 && has ../out text_encoder transformer vae; }
 inspect_json() { penstock inspect "$S" --json && is 0 && json ../out 'bool(d)'; }
 inspect_tensors() { penstock inspect "$S" --tensors && is 0 && has ../out 'transformer_blocks.0.attn1.to_q.weight' 'layer_norm.weight'; }
@@ -484,6 +499,10 @@ try 'encode and trace agree' encode_is_traced
 try 'plan' plan_text
 try 'plan --json' plan_json
 try 'plan of two' plan_two
+try 'bench --json' bench_json
+try 'bench of a text encoder alone' bench_encoder
+try 'bench of the scalar kernels, one word' bench_scalar
+try 'bench: a word that no row has' bench_word
 try 'inspect' inspect_folder sigma_small
 try 'inspect sharded' inspect_folder sigma_f16
 try 'inspect --json' inspect_json

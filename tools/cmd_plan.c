@@ -6,7 +6,7 @@
 #include "base/paths.h"
 #include "base/mem.h"
 #include "tools/command.h"
-#include "tools/rates.h"
+#include "tools/predict.h"
 #include "tools/sizes.h"
 
 typedef struct planned {
@@ -17,30 +17,27 @@ typedef struct planned {
     status st;                /* a budget that is too small is told beside the others */
 } planned;
 
-static bool measure(const options *o, peaks *m, status *st)
+static bool measure(const options *o, sustained *m, status *st)
 {
     threads *pool = threads_open(o->threads, st);
-    bool known, good = pool && rate_peaks(o->kernels ? kernels_by_name(o->kernels, &known) : kernels_best(), pool, m, st);
+    bool known, f32 = strcmp(o->precision, "f32") == 0;
+    bool good = pool && sustained_measure(o->kernels ? kernels_by_name(o->kernels, &known) : kernels_best(), pool, f32, m, st);
     threads_close(pool);
     return good;
 }
 
-/* A stage computes while it reads: it takes as long as the slower of the two. Kernels reach about two thirds of their peak in
- * a whole network (norms, attention, edges). */
-static void predict(planned *p, const source *src, const peaks *m, const request *q)
+/* A stage computes while it reads: it takes as long as the slower of the two. */
+static void predict(planned *p, const sustained *m)
 {
-    const double reached = 0.66;
     for (int i = 0; i < p->r.stages; i++) {
         stage_report *g = &p->r.stage[i];
-        double peak = peak_of(m, src, g->name, q->precision == PRECISION_F32);
-        double compute = (double)g->operations / (peak * 1e9 * reached);
-        double read = p->disk > 0 ? (double)g->stream_bytes / (p->disk * 1e9) : 0;
+        double compute = predict_compute(m, g), read = p->disk > 0 ? (double)g->stream_bytes / (p->disk * 1e9) : 0;
         g->seconds = compute > read ? compute : read;
         p->seconds += g->seconds;
     }
 }
 
-static void plan_one(const options *o, const char *model, const peaks *m, planned *p, status *st)
+static void plan_one(const options *o, const char *model, const sustained *m, planned *p, status *st)
 {
     request q;
     p->model = model;
@@ -48,7 +45,7 @@ static void plan_one(const options *o, const char *model, const peaks *m, planne
     if (src && pipeline_plan(src, &q, &p->r, &p->st)) {
         if (src->files > 0)
             p->disk = rate_disk(src->file[0], 0.3, st);
-        predict(p, src, m, &q);
+        predict(p, m);
     }
     if (src)
         source_close(src);
@@ -144,7 +141,7 @@ static void print_all(const options *o, const planned *p, int n, const request *
 bool cmd_plan(const options *o, status *st)
 {
     request q;
-    peaks m = {0};
+    sustained m = {0};
     char *found = NULL;
     const char *first = o->model;
     if (!o->model && !o->argument.count)

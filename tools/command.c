@@ -21,7 +21,7 @@ const command commands[] = {
     {"inspect", INSPECT, "[MODEL]", 0, 1, "Say what is inside a model: components, parameters, types, errors.", cmd_inspect},
     {"plan", PLAN, "[MODEL...]", 0, 64, "Say what a run would need: memory by stage, bytes read, operations, time.", cmd_plan},
     {"verify", VERIFY, "[MODEL]", 0, 1, "Recompute every checksum of a container.", cmd_verify},
-    {"bench", BENCH, "", 0, 0, "Measure this machine: kernels, memory, disk.", cmd_bench},
+    {"bench", BENCH, "[WORD...]", 0, 16, "Measure this machine, and what ops and models reach of it (rows with one of the words).", cmd_bench},
     {"completion", COMPLETION, "", 0, 0, "Print the bash completion: source <(penstock completion)", cmd_completion},
     {NULL, 0, NULL, 0, 0, NULL, NULL},
 };

@@ -33,7 +33,7 @@ enum { LARGEST_SIDE = 16384 };
 static const option_row table[] = {
     {"model", 'm', TEXT, RUNS | INSPECT | PLAN | VERIFY | BENCH, AT(model), 0, 0, "MODEL",
      "a .penstock container or a diffusers folder (default: the small model)"},
-    {"prompt", 'p', TEXT, GENERATE | ENCODE | PLAN, AT(prompt), 0, 0, "TEXT", "what the picture shows; CLIP takes weights: (word:1.3) [word] BREAK"},
+    {"prompt", 'p', TEXT, GENERATE | ENCODE | PLAN, AT(prompt), 0, 0, "TEXT", "what the picture shows"},
     {"negative-prompt", 'n', TEXT, GENERATE | ENCODE | PLAN, AT(negative_prompt), 0, 0, "TEXT", "what it shall not show"},
     {"prompt-file", 0, TEXT, GENERATE | ENCODE, AT(prompt_file), 0, 0, "FILE", "a prompt a line, or a JSON object of options a line"},
     {"output", 'o', TEXT, RUNS | QUANTIZE, AT(output), 0, 0, "FILE", "where the result goes (generate, decode: output.png)"},
@@ -60,6 +60,7 @@ static const option_row table[] = {
      "hard ceiling on memory: 256M, 1.5G, 60%, =-1G (of what is available)"},
     {"scratch", 0, TEXT, GENERATE | DECODE | PLAN, AT(scratch), 0, 0, "DIR", "for maps that do not fit (default: the XDG cache)"},
     {"threads", 't', COUNT, RUNS | QUANTIZE | PLAN | BENCH, AT(threads), 1, 1024, "N", "default: all cores"},
+    {"seconds", 0, REAL, BENCH, AT(seconds), 0.0001, 60, "X", "measure each row that long (default 0.2)"},
     {"cpu", 0, TEXT, RUNS | PLAN | BENCH, AT(kernels), 0, 0, "NAME", "scalar avx2 avxvnni avx512 avx512bf16 neon dotprod i8mm (default: the best)"},
     {"precision", 0, CHOICE, RUNS | PLAN, AT(precision), 0, 0, "auto|f32", "f32: every operation in 32-bit float"},
     {"trace", 0, TEXT, GENERATE, AT(trace), 0, 0, "FILE", "store text embeddings, latents and image as safetensors"},
@@ -306,7 +307,7 @@ static bool parse_letters(options *o, int argc, char **argv, int *i, status *st)
 
 bool options_parse(options *o, const command *c, int argc, char **argv, status *st)
 {
-    *o = (options){.command = c, .batch_count = 1, .guidance_scale = NAN, .strength = NAN, .refiner_start = 0.8, .seed = 42, .type = c->bit == QUANTIZE ? "q4" : NULL, .precision = "auto"};
+    *o = (options){.command = c, .batch_count = 1, .guidance_scale = NAN, .seconds = 0.2, .strength = NAN, .refiner_start = 0.8, .seed = 42, .type = c->bit == QUANTIZE ? "q4" : NULL, .precision = "auto"};
     size_t room = (size_t)argc;
     o->memory = mem_alloc(3 * room, sizeof *o->memory, "options", st);
     if (!o->memory)

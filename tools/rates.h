@@ -1,35 +1,33 @@
-/* rates.h: what this machine can do, measured in a fraction of a second each: for `bench`, and for the times that `plan` predicts. */
+/* rates.h: what this machine can do, measured in a fraction of a second each: for `bench`, and for the times that `plan` predicts.
+ * Rates of all threads of a pool together, by the processor time that they got: other programs on the machine hardly change them. */
 #ifndef PENSTOCK_RATES_H
 #define PENSTOCK_RATES_H
 
 #include "base/status.h"
 #include "base/threads.h"
 #include "simd/kernels.h"
+#include "simd/peaks.h"
 #include "weights/io.h"
-#include "weights/source.h"
 
-typedef struct rate_row {
-    const char *name;   /* "gemm_i8" */
-    const char *unit;   /* "Gop/s", "GB/s" */
-    const char *about;
-} rate_row;
+/* What an op can be bound by: a core's peaks, then ways to go through memory. */
+typedef enum bound {
+    BOUND_I8 = PEAK_I8, BOUND_F32 = PEAK_F32, BOUND_BF16 = PEAK_BF16,
+    BOUND_READ = PEAK_KINDS, BOUND_COPY /* one is read, another written */, BOUND_UPDATE /* changed in place */, BOUNDS
+} bound;
+extern const char *const bound_names[BOUNDS]; /* "int8", "copy" */
 
-enum { RATE_GEMM_I8, RATE_GEMM_I8_ONE, RATE_GEMM_F32, RATE_DECODE_Q4, RATE_QUANTIZE, RATE_ATTENTION, RATE_NORM, RATE_ACTIVATE, RATES };
-extern const rate_row rate_table[RATES];
+typedef struct lap {   /* seconds since some moment */
+    double wall, cpu;  /* cpu: of all threads of the process together */
+} lap;
+lap lap_now(void);
 
-/* One kernel on all threads of the pool for about `seconds`; in units of its row. 0 with st set: out of memory. */
-double rate_kernel(int which, const kernels *k, threads *pool, double seconds, status *st);
-/* What bounds a model's stages: Gop/s of the two matrix kernels, all threads. */
-typedef struct peaks {
-    double integer, single;
-} peaks;
-bool rate_peaks(const kernels *k, threads *pool, peaks *out, status *st);
-/* The peak that a component's weights are multiplied at: that of most of its parameters. */
-double peak_of(const peaks *p, const source *s, const char *component, bool f32);
-
-/* Reading memory that is in no cache, GB/s. */
-double rate_memory(threads *pool, double seconds, status *st);
-/* Reading a file past the page cache, GB/s. */
+/* Gop/s of a loop of the peak's instruction; 0 with st set: out of memory. */
+double rate_peak(const peak *p, threads *pool, double seconds, status *st);
+/* The same of a set's peak; 0 where it has none. */
+double rate_of_set(const kernels *k, peak_kind kind, threads *pool, double seconds, status *st);
+/* Memory that is in no cache, GB/s, bytes read and written both counted. */
+double rate_memory(bound kind, threads *pool, double seconds, status *st);
+/* Reading a file past the page cache, GB/s, by the clock. */
 double rate_disk(io *file, double seconds, status *st);
 
 #endif
