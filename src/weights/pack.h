@@ -47,8 +47,8 @@ bool pack_end(pack_writer *w, float error, status *st);
 /* Write the header, sync, take the final name. With st at an error already: the same as pack_abort, and false. */
 bool pack_commit(pack_writer *w, status *st);
 void pack_abort(pack_writer *w);
-/* What a writer holds at most, but for some 250 bytes a tensor. */
-size_t pack_writer_bytes(void);
+/* What a writer of files and tensors of that many bytes in all holds at most, but for some 250 bytes a tensor. */
+size_t pack_writer_bytes(uint64_t all);
 
 typedef void (*pack_progress)(void *ctx, uint64_t bytes, uint64_t all);
 /* Recompute every checksum and look at what lies between. The sentence names what an altered extent holds. progress may be NULL. */

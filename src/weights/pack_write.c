@@ -54,7 +54,11 @@ struct pack_writer {
     uint8_t head[CODE_HEAD_BYTES];
 };
 
-size_t pack_writer_bytes(void) { return sizeof(pack_writer) + COLLECTORS * 4 * (size_t)PACK_SMALL + DROP_BYTES; }
+size_t pack_writer_bytes(uint64_t all)
+{
+    uint64_t collected = all + PACK_ALIGN < PACK_SMALL ? all + PACK_ALIGN : PACK_SMALL, dirty = all < DROP_BYTES ? all : DROP_BYTES;
+    return sizeof(pack_writer) + (size_t)(COLLECTORS * 4 * collected + dirty);
+}
 
 /* ---- bytes ---- */
 
