@@ -45,12 +45,10 @@ static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline vf vf_abs(vf a) { return _mm512_abs_ps(a); }
 static inline vm vf_less(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
-static inline vm vf_finite(vf a) { return _mm512_cmp_ps_mask(_mm512_abs_ps(a), _mm512_set1_ps(3.40282347e38f), _CMP_LE_OQ); }
 static inline vf vf_select(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
 static inline vf vf_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 /* p * 2^n for whole n in -127..128; p near 1 */
 static inline vf vf_scale2(vf p, vf n) { return _mm512_scalef_ps(p, n); }
-static inline float vf_largest(vf a) { return _mm512_reduce_max_ps(a); }
 
 /* to[j * stride + i] = x[i][j], i and j < 4 */
 static inline void vf_transpose4(const float *x, size_t x_stride, float *to, size_t to_stride)
@@ -81,13 +79,21 @@ static inline vi vi_zero(void) { return _mm512_setzero_si512(); }
 static inline vi vi_round(vf a) { return _mm512_cvtps_epi32(a); }
 static inline vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
 static inline int32_t vi_sum(vi a) { return _mm512_reduce_add_epi32(a); }
+static inline vi vi_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
+static inline int32_t vi_largest(vi a) { return _mm512_reduce_max_epi32(a); }
+static inline vi vi_magnitude(vf a) { return _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x7fffffff)); } /* its bits */
 static inline void vi_store_i8(int8_t *p, vi a) { _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(a)); }
+static inline void vi_store4_i8(int8_t *p, const vi v[4]) /* four neighbours */
+{
+    for (int i = 0; i < 4; i++)
+        vi_store_i8(p + i * VL, v[i]);
+}
 
 /* Hadamard butterflies of one register at strides 1, 2, 4, 8: the sum with the partner where the stride's bit of the
- * lane is 0, the partner minus x where it is 1. There x's sign is flipped before the sum, which rounds no differently. */
+ * lane is 0, the partner minus x where it is 1. A product with 1 or -1 is exact, so that the sum alone rounds. */
 static inline vf vf_butterfly(vf x, vf swapped, vm upper)
 {
-    return _mm512_add_ps(swapped, _mm512_mask_xor_ps(x, upper, x, _mm512_set1_ps(-0.0f)));
+    return _mm512_fmadd_ps(x, _mm512_mask_blend_ps(upper, _mm512_set1_ps(1), _mm512_set1_ps(-1)), swapped);
 }
 static inline vf vf_butterflies(vf x)
 {

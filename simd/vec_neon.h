@@ -53,7 +53,6 @@ static inline vf vf_max(vf a, vf b) { return vmaxq_f32(a, b); }
 static inline vf vf_min(vf a, vf b) { return vminq_f32(a, b); }
 static inline vf vf_abs(vf a) { return vabsq_f32(a); }
 static inline vm vf_less(vf a, vf b) { return vcltq_f32(a, b); }
-static inline vm vf_finite(vf a) { return vcaleq_f32(a, vdupq_n_f32(3.40282347e38f)); }
 static inline vf vf_select(vm m, vf yes, vf no) { return vbslq_f32(m, yes, no); }
 static inline vf vf_round(vf a) { return vrndnq_f32(a); }
 static inline vf vf_scale2(vf p, vf n) /* as in vec_avx2.h */
@@ -61,7 +60,6 @@ static inline vf vf_scale2(vf p, vf n) /* as in vec_avx2.h */
     int32x4_t e = vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127));
     return vmulq_f32(p, vreinterpretq_f32_s32(vshlq_n_s32(e, 23)));
 }
-static inline float vf_largest(vf a) { return vmaxvq_f32(a); }
 
 static inline void vf_transpose4(const float *x, size_t x_stride, float *to, size_t to_stride)
 {
@@ -90,6 +88,9 @@ static inline vi vi_zero(void) { return vdupq_n_s32(0); }
 static inline vi vi_round(vf a) { return vcvtnq_s32_f32(a); }
 static inline vi vi_add(vi a, vi b) { return vaddq_s32(a, b); }
 static inline int32_t vi_sum(vi a) { return vaddvq_s32(a); }
+static inline vi vi_max(vi a, vi b) { return vmaxq_s32(a, b); }
+static inline int32_t vi_largest(vi a) { return vmaxvq_s32(a); }
+static inline vi vi_magnitude(vf a) { return vandq_s32(vreinterpretq_s32_f32(a), vdupq_n_s32(0x7fffffff)); }
 static inline void vi_store_i8(int8_t *p, vi a)
 {
     int16x4_t h = vmovn_s32(a);
@@ -97,15 +98,17 @@ static inline void vi_store_i8(int8_t *p, vi a)
     memcpy(p, &bytes, sizeof bytes);
 }
 
-static inline vf vf_butterfly(vf x, vf swapped, uint32x4_t flip)
+static inline void vi_store4_i8(int8_t *p, const vi v[4])
 {
-    return vaddq_f32(swapped, vreinterpretq_f32_u32(veorq_u32(vreinterpretq_u32_f32(x), flip)));
+    int16x8_t low = vcombine_s16(vmovn_s32(v[0]), vmovn_s32(v[1])), high = vcombine_s16(vmovn_s32(v[2]), vmovn_s32(v[3]));
+    vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
 }
+
 static inline vf vf_butterflies(vf x)
 {
-    const uint32x4_t odd = {0, 0x80000000, 0, 0x80000000}, high = {0, 0, 0x80000000, 0x80000000};
-    x = vf_butterfly(x, vrev64q_f32(x), odd);
-    return vf_butterfly(x, vextq_f32(x, x, 2), high);
+    const float32x4_t odd = {1, -1, 1, -1}, high = {1, 1, -1, -1};
+    x = vfmaq_f32(vrev64q_f32(x), x, odd);
+    return vfmaq_f32(vextq_f32(x, x, 2), x, high);
 }
 
 static inline vf vf_from_f16(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
