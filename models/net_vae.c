@@ -6,6 +6,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "models/net_taesd.h"
+
 const name_alias vae_aliases[] = {{"attentions.0.to_q", "attentions.0.query"},     {"attentions.0.to_k", "attentions.0.key"},
                                   {"attentions.0.to_v", "attentions.0.value"},     {"attentions.0.to_out.0", "attentions.0.proj_attn"},
                                   {"attentions.0.group_norm", "attentions.0.norm"}, {NULL, NULL}};
@@ -23,6 +25,9 @@ static bool only_type(const json *j, const char *key, const char *known, const c
 
 bool vae_config_read(vae_config *c, const json *j, const char *name, status *st)
 {
+    if (strcmp(json_text(j, "_class_name", "", name, st), "AutoencoderTiny") == 0)
+        return taesd_config_read(c, j, name, st);
+    *c = (vae_config){0};
     int64_t channels[VAE_BLOCKS] = {64};
     int blocks = json_ints(j, "block_out_channels", channels, VAE_BLOCKS, 1, 1 << 14, name, st);
     c->blocks = blocks > 0 ? blocks : 1;
@@ -118,6 +123,10 @@ static tensor up_block(run *r, const vae_config *c, tensor x, int i)
 
 void vae_decode(run *r, const vae_config *c, const float *latents, int batch, int height, int width, float *image)
 {
+    if (c->tiny) {
+        taesd_decode(r, c, latents, batch, height, width, image);
+        return;
+    }
     tensor x = input_nchw(r, latents, batch, c->latent_channels, height, width), y;
     conv_options edge = {.kernel = 1, .stride = 1, .edge = true, .before = NO_NORM, .add_to = NO_TENSOR};
     if (c->post_quant_conv) {
@@ -154,6 +163,10 @@ static tensor down_block(run *r, const vae_config *c, tensor x, int i)
 
 void vae_encode(run *r, const vae_config *c, const float *image, int batch, int height, int width, float *moments)
 {
+    if (c->tiny) {
+        taesd_encode(r, c, image, batch, height, width, moments);
+        return;
+    }
     conv_options edge = {.kernel = 3, .stride = 1, .padding = 1, .edge = true, .before = NO_NORM, .add_to = NO_TENSOR, .map = c->blocks > 1};
     tensor picture = input_nchw(r, image, batch, c->in_channels, height, width), x = conv(r, picture, "encoder.conv_in", c->channels[0], edge);
     drop(r, picture);
@@ -171,6 +184,10 @@ void vae_encode(run *r, const vae_config *c, const float *image, int batch, int 
 void vae_record(run *r, const void *config)
 {
     const vae_config *c = config;
+    if (c->tiny) {
+        taesd_record(r, c);
+        return;
+    }
     vae_decode(r, c, NULL, 1, 2, 2, NULL);
     if (weight_exists(r, "encoder.conv_in.weight")) /* a decoder alone will do for pictures from text */
         vae_encode(r, c, NULL, 1, 2 * vae_factor(c), 2 * vae_factor(c), NULL);

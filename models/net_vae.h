@@ -10,6 +10,8 @@ typedef struct vae_config {
     int in_channels, out_channels, latent_channels, blocks, channels[VAE_BLOCKS], layers, groups;
     float scaling_factor, shift_factor;
     bool quant_conv, post_quant_conv, mid_attention;
+    bool tiny;                                                     /* AutoencoderTiny: see net_taesd.c; its latents are no distribution */
+    int encoder_blocks[VAE_BLOCKS], decoder_blocks[VAE_BLOCKS];    /* of it, by level */
 } vae_config;
 
 bool vae_config_read(vae_config *c, const json *j, const char *name, status *st);
@@ -17,7 +19,8 @@ extern const name_alias vae_aliases[];
 
 /* latents [batch, latent_channels, h, w] as the decoder takes them (already divided by the scaling factor) -> image [batch, out_channels, H, W] */
 void vae_decode(run *r, const vae_config *c, const float *latents, int batch, int height, int width, float *image);
-/* image [batch, in_channels, H, W] in -1..1 -> moments [batch, 2 * latent_channels, h, w]: means, then logarithms of variances */
+/* image [batch, in_channels, H, W] in -1..1 -> moments [batch, 2 * latent_channels, h, w]: means, then logarithms of variances
+ * (tiny: the latents themselves, [batch, latent_channels, h, w]) */
 void vae_encode(run *r, const vae_config *c, const float *image, int batch, int height, int width, float *moments);
 void vae_record(run *r, const void *config); /* for networks.c */
 

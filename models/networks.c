@@ -23,6 +23,7 @@ READER(vae)
 #define NETWORK(net) sizeof(net##_config), net##_read, net##_aliases, net##_record
 static const network_row table[] = {
     {"AutoencoderKL", NULL, NETWORK(vae)},
+    {"AutoencoderTiny", NULL, NETWORK(vae)},
     {"CLIPTextModel", "clip_text_model", NETWORK(clip)},
     {"CLIPTextModelWithProjection", NULL, NETWORK(clip)},
     {"LDMBertModel", "ldmbert", NETWORK(ldmbert)},
@@ -44,7 +45,7 @@ static const char *architecture(const json *j)
 
 static const network_row *unknown(const char *class_name, const char *type, const char *name, status *st)
 {
-    char known[320] = "";
+    char known[480] = "";
     size_t n = 0;
     for (int i = 0; i < ROWS && n < sizeof known; i++)
         n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", table[i].class_name ? table[i].class_name : table[i].model_type);

@@ -10,6 +10,8 @@
 
 /* What runs by itself: by the class of model_index.json, or of a lone component's config.json (its architecture, or model_type). */
 static const struct { const char *class_name, *model_type; const pipeline_row *row; } classes[] = {
+    {"AutoencoderKL", NULL, &pipeline_vae},
+    {"AutoencoderTiny", NULL, &pipeline_vae},
     {"LatentConsistencyModelImg2ImgPipeline", NULL, &pipeline_sd_lcm},
     {"LatentConsistencyModelPipeline", NULL, &pipeline_sd_lcm},
     {"PixArtAlphaPipeline", NULL, &pipeline_pixart_alpha},

@@ -221,6 +221,14 @@ foreign_configs() {
 }
 foreign_types() { penstock inspect "$I/types.gguf" --json && is 0 && json ../out 'd["parameters_by_type"]["Q4_K"] == 1536 and d["bits_per_weight"] < 6'; }
 foreign_vae() { penstock quantize "$S" -o m.penstock --type f32 -q --component vae="$I/vae_alone.safetensors" && is 0 && penstock generate -m m.penstock -p fox --steps 1 -q -o out.png && works && pixels out.png; }
+E=$FIXTURES/../taesd
+tiny_decode() { # its folder, its own file, a container of it
+    penstock decode -m "$E/usual" -i "$E/expected/usual.safetensors" -o a.png -q && is 0 && penstock decode -m "$E/usual_decoder.pth" -i "$E/expected/usual.safetensors" -o b.png -q && is 0 &&
+        same a.png b.png && penstock quantize "$E/usual_decoder.pth" -o m.penstock --type f32 -q && is 0 &&
+        penstock decode -m m.penstock -i "$E/expected/usual.safetensors" -o c.png -q --memory-budget 24M && is 0 && same a.png c.png || return 1
+    penstock generate -m m.penstock -p fox -o d.png; is 2 && sentence autoencoder && [ ! -e d.png ]
+}
+tiny_in_sd() { penstock quantize "$FIXTURES/../sd/models/classic" -o m.penstock --type f32 -q --component vae="$E/usual" && is 0 && penstock generate -m m.penstock -p fox --steps 2 -q -o out.png && works && pixels out.png; }
 foreign_hostile() {
     mkdir x && cp "$I/nested.ckpt" x/a.ckpt && { printf '\200\002cos\nsystem\nX\004\000\000\000date\205R.' >x/b.ckpt; } && penstock inspect x/b.ckpt; is 3 && sentence pickle &&
         cut_file x/a.ckpt 40 && penstock generate -m x/a.ckpt -p fox -o out.png; is 3 && sentence zip && [ ! -e out.png ]
@@ -536,6 +544,8 @@ try 'single files: SD 2 finds its configs' foreign_configs sd2.safetensors
 try 'single files: SDXL finds its configs' foreign_configs xl.safetensors
 try 'single files: GGUF types' foreign_types
 try 'single files: a decoder as a component' foreign_vae
+try 'tiny autoencoder: decode' tiny_decode
+try 'tiny autoencoder: as a component' tiny_in_sd
 try 'single files: hostile and truncated' foreign_hostile
 try 'quantize: truncated model' quantize_spoiled
 

@@ -95,6 +95,32 @@ static const float *band_input(const conv_state *c, int item, int begin, int cou
     return prepared;
 }
 
+typedef struct act_job {
+    const run *r;
+    activation act;
+    float *x;
+    int64_t rows;
+    int channels;
+} act_job;
+
+enum { ACT_ROWS = 64 };
+
+static void act_task(void *ctx, int64_t task, int worker)
+{
+    const act_job *j = ctx;
+    int64_t first = task * ACT_ROWS, rows = j->rows - first < ACT_ROWS ? j->rows - first : ACT_ROWS;
+    float *x = j->x + first * j->channels;
+    (void)worker;
+    j->r->k->activate(j->act, x, x, (size_t)rows * (size_t)j->channels);
+}
+
+static void activate_rows(run *r, activation act, float *x, int64_t rows, int channels)
+{
+    act_job j = {r, act, x, rows, channels};
+    if (run_ok(r))
+        threads_run(r->pool, (rows + ACT_ROWS - 1) / ACT_ROWS, act_task, &j);
+}
+
 static void conv_band(const conv_state *c, int item, int items, int first, int rows)
 {
     run *r = c->r;
@@ -109,9 +135,11 @@ static void conv_band(const conv_state *c, int item, int items, int first, int r
         map_read(r, y, item, first, rows, out);
     product p = {.r = r, .use = c->use, .m = c->m, .rows = (int64_t)items * rows * y.width, .tap = conv_tap, .tap_ctx = &g,
                  .x = band_input(c, item, g.first_in_row, g.in_rows), .out = out, .out_stride = (size_t)y.channels,
-                 .bias = stream_vector(r->stream, c->bias), .adding = adding, .x_rows = (int64_t)items * g.in_rows * x.width,
+                 .bias = c->o.no_bias ? NULL : stream_vector(r->stream, c->bias), .act = adding ? ACT_NONE : c->o.act, .adding = adding, .x_rows = (int64_t)items * g.in_rows * x.width,
                  .rows_per_item = tensor_tokens(y), .scratch = run_at(r, c->scratch)};
     product_run(&p);
+    if (adding && c->o.act != ACT_NONE)
+        activate_rows(r, c->o.act, out, (int64_t)items * rows * y.width, y.channels);
     if (in_scratch(y))
         map_write(r, y, item, first, rows, out);
 }
@@ -154,7 +182,7 @@ tensor conv(run *r, tensor x, const char *name, int out, conv_options o)
     c.use = use_matrix(r, full, o.edge ? ROLE_EDGE : ROLE_CONV, out, o.kernel, x.channels, (double)x.batch * height * width);
     r->region = repeated ? 0 : r->region;
     snprintf(full, sizeof full, "%s.bias", name);
-    c.bias = use_vector(r, full, out, 0);
+    c.bias = o.no_bias ? -1 : use_vector(r, full, out, 0);
     int64_t in_rows = c.band ? ((int64_t)c.band * o.stride + o.kernel) / up + 2 : x.height;
     in_rows = in_rows > x.height ? x.height : in_rows;
     c.prepared = normalized(&o) || in_scratch(x) ? scratch_new(r, in_rows * x.width * x.channels * 4) : -1;

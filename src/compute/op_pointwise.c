@@ -1,3 +1,4 @@
+#include <math.h>
 #include <string.h>
 
 #include "compute/ops.h"
@@ -10,7 +11,7 @@ typedef struct chunk_job {
     const float *y;
     int64_t count;
     activation act;
-    float by;
+    float by, plus;
 } chunk_job;
 
 static void each_chunk(run *r, chunk_job j, task_fn fn)
@@ -76,6 +77,36 @@ static void scale_chunk(void *ctx, int64_t task, int worker)
 tensor scale(run *r, tensor x, float by)
 {
     each_chunk(r, (chunk_job){.r = r, .x = tensor_data(r, x), .count = tensor_count(x), .by = by}, scale_chunk);
+    return x;
+}
+
+static void affine_chunk(void *ctx, int64_t task, int worker)
+{
+    const chunk_job *j = ctx;
+    (void)worker;
+    float *x = j->x + task * CHUNK;
+    for (size_t i = 0, n = chunk_of(j, task); i < n; i++)
+        x[i] = x[i] * j->by + j->plus;
+}
+
+tensor affine(run *r, tensor x, float by, float plus)
+{
+    each_chunk(r, (chunk_job){.r = r, .x = tensor_data(r, x), .count = tensor_count(x), .by = by, .plus = plus}, affine_chunk);
+    return x;
+}
+
+static void soft_clamp_chunk(void *ctx, int64_t task, int worker)
+{
+    const chunk_job *j = ctx;
+    (void)worker;
+    float *x = j->x + task * CHUNK;
+    for (size_t i = 0, n = chunk_of(j, task); i < n; i++)
+        x[i] = tanhf(x[i] / j->by) * j->by;
+}
+
+tensor soft_clamp(run *r, tensor x, float limit)
+{
+    each_chunk(r, (chunk_job){.r = r, .x = tensor_data(r, x), .count = tensor_count(x), .by = limit}, soft_clamp_chunk);
     return x;
 }
 

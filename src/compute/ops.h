@@ -39,6 +39,8 @@ typedef struct conv_options {
     bool odd_rows, odd_columns; /* with upsample: to one row or column less than the double */
     bool edge;
     bool map;              /* only convolutions and norms read the result: a large one may lie in the scratch file */
+    bool no_bias;
+    activation act;        /* applied to the result, a residual included */
     norm before;           /* NO_NORM: none */
     tensor add_to;         /* a residual of the result's shape: the result is written into it, in place; or NO_TENSOR */
 } conv_options;
@@ -57,6 +59,8 @@ tensor add(run *r, tensor x, tensor y);                     /* in place on x */
 tensor add_row(run *r, tensor x, table_row row);            /* to every token of its batch item, in place on x */
 tensor gated_halves(run *r, activation act, tensor x);      /* [b, t, 2 n] -> first half * act(second half) (GEGLU) */
 tensor scale(run *r, tensor x, float by);                   /* in place */
+tensor affine(run *r, tensor x, float by, float plus);      /* x * by + plus, in place */
+tensor soft_clamp(run *r, tensor x, float limit);           /* limit * tanh(x / limit), in place */
 tensor copy(run *r, tensor x);
 tensor concat_channels(run *r, const tensor *x, int count); /* same rows */
 /* A weight NAME [rows, c] plus x, by batch item -> [b, rows, c]. x is [b, 1, rows * c], or with `same` [b, 1, c], added to every row. */

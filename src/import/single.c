@@ -65,6 +65,17 @@ static const struct { const char *key, *sized; int dim; int64_t size; const name
     {"enc.blk.0.attn_q.weight", "enc.blk.0.ffn_gate.weight", 0, 10240, &names_t5_gguf, "pixart_alpha_1024/text_encoder"},
     {"enc.blk.0.attn_q.weight", NULL, 0, 0, &names_t5_gguf, NULL},
     {"encoder.block.0.layer.0.SelfAttention.q.weight", "encoder.block.0.layer.1.DenseReluDense.wi_0.weight", 0, 10240, &names_same, "pixart_alpha_1024/text_encoder"},
+    /* TAESD and its kin: a decoder's clamp is layer 0, which has no weights */
+    {"3.conv.4.weight", "1.weight", 1, 4, &names_taesd_decoder, "sd15/vae_taesd"},
+    {"3.conv.4.weight", "1.weight", 1, 16, &names_taesd_decoder, "taef1/vae"},
+    {"3.pool.3.weight", "1.weight", 1, 32, &names_taesd_decoder, "taef2/vae"},
+    {"1.conv.4.weight", "14.weight", 0, 4, &names_taesd_encoder, "sd15/vae_taesd"},
+    {"1.conv.4.weight", "14.weight", 0, 16, &names_taesd_encoder, "taef1/vae"},
+    {"13.pool.3.weight", "14.weight", 0, 32, &names_taesd_encoder, "taef2/vae"},
+    {"3.conv.4.weight", "1.weight", 2, 3, &names_taesd_decoder, NULL},
+    {"1.conv.4.weight", "0.weight", 2, 3, &names_taesd_encoder, NULL},
+    {"decoder.layers.0.weight", "decoder.layers.0.weight", 1, 4, &names_same, "sd15/vae_taesd"},
+    {"decoder.layers.0.weight", "decoder.layers.0.weight", 1, 16, &names_same, "taef1/vae"},
 };
 enum { ALONE = sizeof alone / sizeof *alone };
 
