@@ -101,7 +101,7 @@ static void output_hidden(run *r, const clip_config *c, const clip_inputs *in, t
 
 static void output_pooled(run *r, const clip_config *c, const clip_inputs *in, tensor x)
 {
-    tensor end = final_norm(r, c, pick_tokens(r, x, in->pooled_at));
+    tensor end = final_norm(r, c, pick_rows(r, x, in->pooled_at, in->poolings));
     if (c->projection)
         end = linear(r, end, "text_projection", c->projection, (linear_options){.no_bias = true, .edge = true});
     output(r, end, in->pooled);
@@ -126,5 +126,5 @@ void clip_encode(run *r, const clip_config *c, const clip_inputs *in)
 
 void clip_record(run *r, const void *config)
 {
-    clip_encode(r, config, &(clip_inputs){.batch = 1, .tokens = 1, .want_hidden = true, .want_pooled = true, .norm = true});
+    clip_encode(r, config, &(clip_inputs){.batch = 1, .tokens = 1, .want_hidden = true, .want_pooled = true, .norm = true, .poolings = 1});
 }

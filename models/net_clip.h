@@ -22,9 +22,10 @@ typedef struct clip_inputs {
     bool want_hidden, want_pooled;
     int skip;                   /* hidden: the output of layer `layers - skip`; 0 the last, 1 the last but one (A1111's clip skip 2) */
     bool norm;                  /* final_layer_norm on hidden */
-    const int32_t *pooled_at;   /* [batch], by clip_pooled_at */
+    int poolings;               /* of want_pooled: one an item, or fewer where a prompt has several items */
+    const int32_t *pooled_at;   /* [poolings]: item * tokens + clip_pooled_at of it */
     float *hidden;              /* result: [batch, tokens, width] */
-    float *pooled;              /* result: [batch, projection], or [batch, width] where projection is 0; always after all layers and the final norm */
+    float *pooled;              /* result: [poolings, projection], or [poolings, width] where projection is 0; always after all layers and the final norm */
 } clip_inputs;
 
 void clip_encode(run *r, const clip_config *c, const clip_inputs *in);

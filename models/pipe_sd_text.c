@@ -48,8 +48,13 @@ static bool plan_encoder(sd *p, int i)
     int negatives = p->prompts.negatives, count = p->prompts.texts;
     bool fits = true;
     c->apart = negatives > 0 && use.skip != usual.skip && !p->e.request->embeddings;
-    if (c->apart)
+    if (c->apart) {
+        use.beside = texts;
+        use.beside_count = negatives;
+        usual.beside = texts + negatives;
+        usual.beside_count = count - negatives;
         fits = clip_text_plan(&c->negative, &p->e, places[i].component, places[i].tokenizer, texts, negatives, usual);
+    }
     if (!fits && p->e.st->code != STATUS_BUDGET)
         return false;
     int skip = c->apart ? negatives : 0;
@@ -89,7 +94,7 @@ uint64_t sd_text_hash(const sd *p)
     uint64_t h = 0;
     for (int i = 0; i < 2; i++)
         if (p->encoder[i].here) {
-            uint64_t both[2] = {text_stage_hash(&p->encoder[i].text.text), p->encoder[i].apart ? text_stage_hash(&p->encoder[i].negative.text) : 0};
+            uint64_t both[2] = {clip_text_hash(&p->encoder[i].text), p->encoder[i].apart ? clip_text_hash(&p->encoder[i].negative) : 0};
             h = hash_more(h, both, sizeof both);
         }
     return h;
@@ -107,7 +112,7 @@ bool sd_text_run(sd *p)
 {
     for (int i = 0; i < 2; i++) {
         sd_encoder *c = &p->encoder[i];
-        if (c->here && ((c->apart && !text_stage_run(&c->negative.text)) || !text_stage_run(&c->text.text)))
+        if (c->here && ((c->apart && !clip_text_run(&c->negative)) || !clip_text_run(&c->text)))
             return false;
     }
     return true;

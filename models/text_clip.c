@@ -4,7 +4,8 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "text/tokenizer.h"
+#include "models/resume.h"
+#include "text/prompt_weights.h"
 
 /* ---- ids ---- */
 
@@ -28,46 +29,96 @@ static tokenizer *open_tokenizer(const source *src, const char *folder, status *
     return t;
 }
 
-/* Ids of one prompt, then padding. */
-static void tokenize(token_list *l, const tokenizer *tok, const char *text, int tokens, status *st)
-{
-    int32_t *ids = l->ids + l->start[l->count], pad = tokenizer_marks_of(tok)->pad;
-    int whole = 0, n = tokenizer_encode(tok, text, ids, tokens, &whole, st);
-    if (n < 0)
-        return;
-    for (int i = n; i < tokens; i++)
-        ids[i] = pad < 0 ? 0 : pad;
-    tokens_add(l, tokens, whole > n ? whole - n : 0);
-}
-
 static int tokens_of(const clip_text *t, const tokenizer *tok)
 {
     int longest = tok ? tokenizer_marks_of(tok)->longest : 0;
     return longest > 1 && longest < t->config.positions ? longest : t->config.positions;
 }
 
-static bool make_tokens(clip_text *t, engine *e, const char *folder, const char *const *texts, int count, int given, const int32_t rows[2])
+/* One prompt's chunks; none where `text` is NULL. */
+static bool read_prompt(prompt_chunks *p, const clip_text *t, const tokenizer *tok, const char *text, int *chunks, status *st)
+{
+    if (!text || !prompt_read(p, tok, text, t->tokens, st))
+        return status_ok(st);
+    *chunks = p->chunks > *chunks ? p->chunks : *chunks;
+    return true;
+}
+
+/* How many chunks every prompt gets: as many as the longest has, of those that are given or stand in the other stage too. */
+static bool read_prompts(prompt_chunks *p, const clip_text *t, const tokenizer *tok, const char *const *texts, int count, int *chunks, status *st)
+{
+    for (int i = 0; i < t->use.beside_count && status_ok(st); i++) {
+        prompt_chunks other = {0};
+        read_prompt(&other, t, tok, t->use.beside[i], chunks, st);
+        prompt_free(&other);
+    }
+    for (int i = 0; i < count && status_ok(st); i++)
+        read_prompt(&p[i], t, tok, texts[i], chunks, st);
+    for (int i = 0; i < count && status_ok(st); i++)
+        prompt_lengthen(&p[i], tok, *chunks, st);
+    return status_ok(st);
+}
+
+/* Ids into the list; weights, where there are any. */
+static void put_prompts(clip_text *t, const prompt_chunks *p, int count, status *st)
+{
+    token_list *l = &t->text.tokens;
+    bool plain = true;
+    int n = count ? p[0].chunks * t->tokens : 0;
+    for (int i = 0; i < count; i++)
+        for (int k = 0; k < n; k++)
+            plain = plain && p[i].weight[k] == 1;
+    t->weight = plain ? NULL : mem_alloc((size_t)count * (size_t)n, sizeof *t->weight, "tokens", st);
+    for (int i = 0; i < count && status_ok(st); i++) {
+        memcpy(l->ids + l->start[l->count], p[i].ids, (size_t)n * sizeof *l->ids);
+        if (t->weight)
+            memcpy(t->weight + (size_t)i * (size_t)n, p[i].weight, (size_t)n * sizeof *t->weight);
+        tokens_add(l, n, p[i].cut);
+    }
+}
+
+/* texts: those that are neither made up nor given; rows of those that are given. */
+static bool make_tokens(clip_text *t, engine *e, const tokenizer *tok, const char *const *texts, int count, int given, const int32_t rows[2])
+{
+    token_list *l = &t->text.tokens;
+    status *st = e->st;
+    int written = count - given, chunks = 1, room = 0;
+    for (int i = 0; i < given; i++) {
+        room = rows[i] > room ? rows[i] : room;
+        chunks = rows[i] % t->tokens == 0 && rows[i] / t->tokens > chunks ? rows[i] / t->tokens : chunks;
+    }
+    prompt_chunks *p = mem_alloc((size_t)written + 1, sizeof *p, "tokens", st);
+    bool ok = p && (!tok || read_prompts(p, t, tok, texts, written, &chunks, st));
+    room = chunks * t->tokens > room ? chunks * t->tokens : room;
+    ok = ok && tokens_open(l, count, room, st);
+    t->pooled_at = ok ? mem_alloc((size_t)count, sizeof *t->pooled_at, "tokens", st) : NULL;
+    for (int i = 0; ok && !tok && i < written; i++)
+        tokens_add_arbitrary(l, chunks * t->tokens, t->config.vocabulary);
+    if (ok && tok)
+        put_prompts(t, p, written, st);
+    for (int i = 0; ok && i < given; i++)
+        tokens_add(l, rows[i], 0);
+    for (int i = 0; p && i < written; i++)
+        prompt_free(&p[i]);
+    mem_free(p);
+    return status_ok(st);
+}
+
+/* The tokenizer, unless ids are made up or every text is given; and the length of a chunk. */
+static bool tokenize(clip_text *t, engine *e, const char *folder, const char *const *texts, int count, int given, const int32_t rows[2])
 {
     const request *q = e->request;
-    token_list *l = &t->text.tokens;
     bool made_up = q->tokens > 0 || t->text.stage.run.imagine || (!q->prompt && !q->embeddings && !q->items);
     tokenizer *tok = made_up || given == count ? NULL : open_tokenizer(e->source, folder, e->st);
-    int tokens = tokens_of(t, tok), room = tokens;
-    for (int i = 0; i < given; i++)
-        room = rows[i] > room ? rows[i] : room;
-    if (status_ok(e->st) && room > MOST_TOKENS)
-        status_set(e->st, STATUS_BAD_FILE, "%s: %s: texts of %d tokens; at most %d are expected", e->source->path, t->text.name, room, MOST_TOKENS);
-    bool ok = status_ok(e->st) && tokens_open(l, count, room, e->st);
-    t->pooled_at = ok ? mem_alloc((size_t)count, sizeof *t->pooled_at, "tokens", e->st) : NULL;
-    for (int i = 0; ok && i < count && status_ok(e->st); i++)
-        if (i >= count - given)
-            tokens_add(l, rows[i - (count - given)], 0);
-        else if (made_up)
-            tokens_add_arbitrary(l, tokens, t->config.vocabulary);
-        else
-            tokenize(l, tok, texts[i], tokens, e->st);
+    t->tokens = tokens_of(t, tok);
+    if (tok && tokenizer_largest_id(tok) >= t->config.vocabulary)
+        status_set(e->st, STATUS_BAD_FILE, "%s: %s: the tokenizer has ids up to %d, the model's vocabulary has %d", e->source->path, folder, tokenizer_largest_id(tok),
+                   t->config.vocabulary);
+    if (status_ok(e->st) && t->tokens > MOST_TOKENS)
+        status_set(e->st, STATUS_BAD_FILE, "%s: %s: texts of %d tokens; at most %d are expected", e->source->path, t->text.name, t->tokens, MOST_TOKENS);
+    bool ok = status_ok(e->st) && make_tokens(t, e, tok, texts, count, given, rows);
     tokenizer_close(tok);
-    return status_ok(e->st);
+    return ok;
 }
 
 /* ---- the stage ---- */
@@ -75,11 +126,13 @@ static bool make_tokens(clip_text *t, engine *e, const char *folder, const char 
 static void clip_forward(run *r, const void *ctx, const text_batch *b)
 {
     const clip_text *t = ctx;
-    int tokens = b->segments.start[1];
-    for (int i = 0; i < b->segments.count; i++)
-        t->pooled_at[i] = clip_pooled_at(&t->config, b->ids + b->segments.start[i], tokens);
-    clip_inputs in = {.ids = b->ids, .batch = b->segments.count, .tokens = tokens, .want_hidden = true, .want_pooled = t->use.pooled, .skip = t->use.skip,
-                      .norm = t->use.norm, .pooled_at = t->pooled_at, .hidden = b->output, .pooled = b->pooled};
+    int count = b->segments.count;
+    for (int i = 0; i < count; i++) {
+        int32_t start = b->segments.start[i];
+        t->pooled_at[i] = start + clip_pooled_at(&t->config, b->ids + start, t->tokens);
+    }
+    clip_inputs in = {.ids = b->ids, .batch = b->segments.start[count] / t->tokens, .tokens = t->tokens, .want_hidden = true, .want_pooled = t->use.pooled,
+                      .skip = t->use.skip, .norm = t->use.norm, .poolings = count, .pooled_at = t->pooled_at, .hidden = b->output, .pooled = b->pooled};
     clip_encode(r, &t->config, &in);
 }
 
@@ -100,12 +153,37 @@ bool clip_text_plan(clip_text *t, engine *e, const char *component, const char *
                            .pooled_width = use.pooled ? clip_pooled_width(&t->config) : 0};
     t->text.stage.run.imagine = source_lacks_weights(e->source, component);
     int given = text_given(&t->text, e, count, rows);
-    return status_ok(e->st) && make_tokens(t, e, folder, texts, count, given, rows) && text_stage_plan(&t->text, e, given);
+    return status_ok(e->st) && tokenize(t, e, folder, texts, count, given, rows) && text_stage_plan(&t->text, e, given);
+}
+
+/* What the cache and the store hold are the network's outputs; embeddings that are given have their weights. */
+bool clip_text_run(clip_text *t)
+{
+    if (!text_stage_run(&t->text))
+        return false;
+    const token_list *l = &t->text.tokens;
+    size_t width = (size_t)t->config.width;
+    for (int i = 0; t->weight && i < l->count; i++)
+        for (int32_t k = l->start[i]; t->text.from[i] != TEXT_GIVEN && k < l->start[i + 1]; k += t->tokens)
+            prompt_weigh(t->text.output + (size_t)k * width, t->weight + k, t->tokens, (int)width);
+    return true;
+}
+
+uint64_t clip_text_hash(const clip_text *t)
+{
+    const token_list *l = &t->text.tokens;
+    uint64_t h = text_stage_hash(&t->text);
+    for (int i = 0; t->weight && i < l->count; i++)
+        if (t->text.from[i] != TEXT_GIVEN)
+            h = hash_more(h, t->weight + l->start[i], (size_t)(l->start[i + 1] - l->start[i]) * sizeof *t->weight);
+    return h;
 }
 
 void clip_text_close(clip_text *t)
 {
     text_stage_close(&t->text);
     mem_free(t->pooled_at);
+    mem_free(t->weight);
     t->pooled_at = NULL;
+    t->weight = NULL;
 }

@@ -1,4 +1,5 @@
-/* text_clip.h: CLIP as a text encoder of a pipeline: a text_stage whose prompts are all padded to the same length. */
+/* text_clip.h: CLIP as a text encoder of a pipeline: a text_stage whose prompts are all of the same length, in chunks of 77 tokens, and may have weights
+ * (text/prompt_weights.h). */
 #ifndef PENSTOCK_TEXT_CLIP_H
 #define PENSTOCK_TEXT_CLIP_H
 
@@ -9,19 +10,25 @@
 typedef struct clip_use {   /* what a pipeline wants of it */
     int skip;               /* hidden: of layer `layers - skip` */
     bool norm;              /* the final norm on hidden */
-    bool pooled;
+    bool pooled;            /* of the first chunk */
+    const char *const *beside; /* texts of another stage that go through the denoiser with these: all become as long as the longest */
+    int beside_count;
 } clip_use;
 
 typedef struct clip_text {
     clip_config config;
     clip_use use;
     text_stage text;
+    int tokens;             /* of a chunk */
     int32_t *pooled_at;     /* [texts of a pass] */
+    float *weight;          /* of every token; NULL: all are 1 */
 } clip_text;
 
-/* Tokenize and plan; then text_stage_run, _trace; clip_text_close. texts: `count` of them, unconditional first; tokenizer_folder: "tokenizer". Made-up ids where the request
+/* Tokenize and plan; then clip_text_run, text_stage_trace; clip_text_close. texts: `count` of them, unconditional first; tokenizer_folder: "tokenizer". Made-up ids where the request
  * says so, or where there is nothing to read (plans of dimensions). */
 bool clip_text_plan(clip_text *t, engine *e, const char *component, const char *tokenizer_folder, const char *const *texts, int count, clip_use use);
+bool clip_text_run(clip_text *t);   /* and weigh */
+uint64_t clip_text_hash(const clip_text *t); /* text_stage_hash, and of the weights */
 void clip_text_close(clip_text *t);
 
 #endif

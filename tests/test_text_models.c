@@ -62,7 +62,7 @@ static void open_encoder(encoder *m, const char *name, bool is_clip)
     for (size_t i = 0; i < ids->count; i++)
         m->ids[i] = (int32_t)ids->values[i];
     for (int b = 0; is_clip && b < m->batch; b++)
-        m->pooled_at[b] = clip_pooled_at(&m->clip, m->ids + b * m->tokens, m->tokens);
+        m->pooled_at[b] = b * m->tokens + clip_pooled_at(&m->clip, m->ids + b * m->tokens, m->tokens);
 }
 
 static void close_encoder(encoder *m)
@@ -141,7 +141,7 @@ Test(text_models, clip_equals_transformers)
             bool normed = k % 2;
             snprintf(hidden, sizeof hidden, "hidden.%d%s", k / 2, normed ? ".norm" : "");
             one_pass p = {.m = &m, .is_clip = true, .in = {.ids = m.ids, .batch = m.batch, .tokens = m.tokens, .want_hidden = true, .want_pooled = k % 3 == 0,
-                                                           .skip = k / 2, .norm = normed, .pooled_at = m.pooled_at}};
+                                                           .skip = k / 2, .norm = normed, .pooled_at = m.pooled_at, .poolings = m.batch}};
             check(&p, names[i], hidden, k % 3 == 0 ? "pooled" : NULL);
         }
         close_encoder(&m);

@@ -33,7 +33,7 @@ enum { LARGEST_SIDE = 16384 };
 static const option_row table[] = {
     {"model", 'm', TEXT, RUNS | INSPECT | PLAN | VERIFY | BENCH, AT(model), 0, 0, "MODEL",
      "a .penstock container or a diffusers folder (default: the small model)"},
-    {"prompt", 'p', TEXT, GENERATE | ENCODE | PLAN, AT(prompt), 0, 0, "TEXT", "what the picture shows"},
+    {"prompt", 'p', TEXT, GENERATE | ENCODE | PLAN, AT(prompt), 0, 0, "TEXT", "what the picture shows; CLIP takes weights: (word:1.3) [word] BREAK"},
     {"negative-prompt", 'n', TEXT, GENERATE | ENCODE | PLAN, AT(negative_prompt), 0, 0, "TEXT", "what it shall not show"},
     {"prompt-file", 0, TEXT, GENERATE | ENCODE, AT(prompt_file), 0, 0, "FILE", "a prompt a line, or a JSON object of options a line"},
     {"output", 'o', TEXT, RUNS | QUANTIZE, AT(output), 0, 0, "FILE", "where the result goes (generate, decode: output.png)"},

@@ -174,11 +174,11 @@ tensor batch_of(tensor x, int batch)
     return x;
 }
 
-tensor pick_tokens(run *r, tensor x, const int32_t *at)
+tensor pick_rows(run *r, tensor x, const int32_t *at, int count)
 {
-    tensor y = tensor_new(r, x.batch, 1, 1, x.channels);
-    for (int64_t b = 0; r->live && run_ok(r) && b < x.batch; b++)
-        memcpy(tensor_data(r, y) + b * x.channels, tensor_data(r, x) + (b * tensor_tokens(x) + at[b]) * x.channels, (size_t)x.channels * 4);
+    tensor y = tensor_new(r, count, 1, 1, x.channels);
+    for (int64_t i = 0; r->live && run_ok(r) && i < count; i++)
+        memcpy(tensor_data(r, y) + i * x.channels, tensor_data(r, x) + (int64_t)at[i] * x.channels, (size_t)x.channels * 4);
     return y;
 }
 

@@ -68,7 +68,7 @@ tensor modulation(run *r, tensor x, const char *name, int rows, bool same);
 tensor image_of(tensor x, int height, int width);           /* the same rows seen as an image, and back: */
 tensor sequence_of(tensor x);
 tensor batch_of(tensor x, int batch);                       /* [1, b * t, c] seen as [b, t, c] */
-tensor pick_tokens(run *r, tensor x, const int32_t *at);    /* [b, t, c] -> [b, 1, c]: token at[i] of item i */
+tensor pick_rows(run *r, tensor x, const int32_t *at, int count); /* [b, t, c] -> [count, 1, c]: rows at[i] of its b * t */
 /* [b, h, w, p * p * c] -> [b, h * p, w * p, c]; the p * p * c are (row, column, channel) */
 tensor unpatchify(run *r, tensor x, int patch, int channels);
 

@@ -219,8 +219,10 @@ static bool add_chunk(chunker *c, int used)
     p->weight = weight;
     place_chunk(p, c->t, p->chunks++, c->ids, c->weight, used);
     c->used -= used;
-    memmove(c->ids, c->ids + used, (size_t)c->used * sizeof *ids);
-    memmove(c->weight, c->weight + used, (size_t)c->used * sizeof *weight);
+    for (int i = 0; i < c->used; i++) { /* what did not fit begins the next one */
+        c->ids[i] = c->ids[used + i];
+        c->weight[i] = c->weight[used + i];
+    }
     c->last_comma = -1;
     return true;
 }
