@@ -13,8 +13,8 @@
 
 /* Besides what the plan counts, a process holds its code, its libraries' code and data, stacks, what malloc keeps, and page cache that the
  * kernel's read-ahead brought in for them: measured from outside, 8 to 9 MiB (SPEED.md). A constant, not a reading of the moment, so
- * that the least budget named is the same in every run, and is enough. */
-enum { PROCESS_BYTES = 12 << 20, THREAD_BYTES = 128 << 10 };
+ * that the least budget named is the same in every run, and is enough; what the plan predicts counts the usual. */
+enum { PROCESS_BYTES = 12 << 20, USUAL_PROCESS_BYTES = 8 << 20, THREAD_BYTES = 128 << 10 };
 
 static uint64_t process_base_bytes(const engine *e)
 {
@@ -71,6 +71,8 @@ static uint64_t needs(const stage *s, uint64_t unit, uint64_t ring)
 static void fill_residency(stage *s, uint64_t room, uint64_t unit, uint64_t ring)
 {
     uint64_t left = room - needs(s, unit, ring), more = ring + 8 * unit > MOST_RING ? MOST_RING : ring + 8 * unit;
+    uint64_t all = s->plan.stream_bytes + (uint64_t)s->plan.uses * 2 * IO_ALIGN; /* more than that would lie idle */
+    more = more > all ? all : more;
     if (more > ring) {
         uint64_t add = more - ring < left / 2 ? more - ring : left / 2;
         ring += add;
@@ -160,7 +162,7 @@ static void fill_row(stage *s, uint64_t base)
     row->parameters = parameters_of(&s->plan);
     if (s->plan.scratch_bytes > s->e->report->scratch_bytes)
         s->e->report->scratch_bytes = s->plan.scratch_bytes;
-    uint64_t peak = base + row->arena_bytes + row->ring_bytes + row->resident_bytes;
+    uint64_t peak = base - (PROCESS_BYTES - USUAL_PROCESS_BYTES) + row->arena_bytes + row->ring_bytes + row->resident_bytes;
     if (peak > s->e->report->predicted_peak)
         s->e->report->predicted_peak = peak;
 }
