@@ -57,10 +57,16 @@ size_t encode_scratch_bytes(const encoding *e)
 
 static bool finite_row(const float *x, size_t n)
 {
-    uint32_t bad = 0;
-    for (size_t i = 0; i < n; i++)
-        bad |= (float_bits(x[i]) & 0x7f800000) == 0x7f800000;
-    return !bad;
+    float part[LANES] = {0}; /* 0 times what is not finite is no number */
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES; j++)
+            part[j] += x[i + (size_t)j] * 0;
+    for (; i < n; i++)
+        part[0] += x[i] * 0;
+    for (int j = 1; j < LANES; j++)
+        part[0] += part[j];
+    return part[0] == 0;
 }
 
 static bool not_finite(const encoding *e, int64_t row, status *st)

@@ -76,9 +76,12 @@ static double scale_error(const search *s, const kernels *k, const float *row, i
 
 static float largest(const float *row, int n)
 {
-    float top = 0;
-    for (int i = 0; i < n; i++)
-        top = fabsf(row[i]) > top ? fabsf(row[i]) : top;
+    float part[GROUP] = {0}, top = 0;
+    for (int i = 0; i < n; i += GROUP)
+        for (int j = 0; j < GROUP; j++)
+            part[j] = fabsf(row[i + j]) > part[j] ? fabsf(row[i + j]) : part[j];
+    for (int j = 0; j < GROUP; j++)
+        top = part[j] > top ? part[j] : top;
     return top;
 }
 
