@@ -168,8 +168,10 @@ int pipeline_record(const source *src, plan *plans, int room, status *st)
     int n = 0;
     for (size_t i = 0; i < sizeof order / sizeof order[0] && n < room && status_ok(st); i++) {
         for (int k = 0; k < src->components; k++)
-            if (strcmp(src->component[k], order[i]) == 0 && record_one(src, src->component[k], &plans[n], st))
-                n++;
+            if (strcmp(src->component[k], order[i]) == 0) {
+                plans[n] = (plan){.stage = src->component[k]};
+                n += record_one(src, src->component[k], &plans[n], st) || !status_ok(st); /* what a failure left is freed below */
+            }
     }
     if (status_ok(st) && n == 0)
         status_set(st, STATUS_BAD_FILE, "%s: has no component that penstock knows", src->path);

@@ -90,7 +90,9 @@ static bool fit(stage *s, uint64_t base, const void *ctx)
         if (!record(s, &ladder[level], ctx))
             return false;
         for (int u = 0; u < UNIT_LEVELS; u++) {
-            uint64_t ring = stream_least_ring(&s->plan, unit_ladder[u]), need = base + needs(s, unit_ladder[u], ring);
+            uint64_t ring = stream_least_ring(&s->plan, unit_ladder[u], e->st), need = base + needs(s, unit_ladder[u], ring);
+            if (!run_ok(&s->run))
+                return false;
             least = need < least ? need : least;
             /* tiny units cost more than a slab less: go that far down only at the end */
             if (need <= budget && (u < 4 || level == LEVELS - 1)) {
@@ -104,7 +106,9 @@ static bool fit(stage *s, uint64_t base, const void *ctx)
         if (!record(s, &ladder[level], ctx))
             return false;
         for (int u = 0; u < UNIT_LEVELS; u++) {
-            uint64_t ring = stream_least_ring(&s->plan, unit_ladder[u]);
+            uint64_t ring = stream_least_ring(&s->plan, unit_ladder[u], e->st);
+            if (!run_ok(&s->run))
+                return false;
             if (base + needs(s, unit_ladder[u], ring) <= budget) {
                 s->lever = ladder[level];
                 fill_residency(s, budget - base, unit_ladder[u], ring);
@@ -188,8 +192,9 @@ bool stage_plan(stage *s, engine *e, const char *component, const char *name, co
         s->how.mapped = true;
         ok = record(s, &s->lever, ctx);
         if (ok && !plan_mappable(&s->plan, e->source))
-            s->how = (residency){.ring_bytes = stream_least_ring(&s->plan, unit_ladder[0]) + MOST_RING, .unit_bytes = unit_ladder[0],
+            s->how = (residency){.ring_bytes = stream_least_ring(&s->plan, unit_ladder[0], e->st) + MOST_RING, .unit_bytes = unit_ladder[0],
                                  .pin_bytes = passes > 1 ? MOST_PINS : 0, .readers = READERS};
+        ok = run_ok(&s->run);
     }
     if (ok)
         fill_row(s, base);
@@ -234,7 +239,7 @@ static bool one_pass(stage *s, const void *ctx)
     s->forward(&s->run, ctx);
     s->row->pass_seconds = seconds_of(CLOCK_MONOTONIC) - began;
     s->row->pass_processor_seconds = seconds_of(CLOCK_PROCESS_CPUTIME_ID) - processor;
-    return run_end(&s->run);
+    return run_end(&s->run) && stream_intact(s->stream, s->e->st);
 }
 
 bool stage_pass(stage *s, const void *ctx)

@@ -343,6 +343,8 @@ void text_stage_close(text_stage *t)
 
 void text_stage_report_cut(const text_stage *t, const request *q, const prompt_set *p)
 {
+    if (!t->e)
+        return; /* not planned */
     result *out = t->e->report;
     int room = sizeof out->item_cut / sizeof *out->item_cut, items = q->items ? q->items : 1;
     for (int i = 0, image = 0; i < items && i < room; image += q->items ? q->item[i].batch_count : 0, i++) {

@@ -141,6 +141,42 @@ interrupted() {
     is 143 && nothing_left
 }
 
+short_of_disk() { # BLOCKS COMMAND...: files may not grow beyond so many blocks of 512 bytes
+    n=$1; shift
+    line=$(trap '' XFSZ; ulimit -f "$n"; "$PENSTOCK" "$@" 2>&1 >/dev/null; echo "status $?")   # stderr through a pipe: a file could not grow
+    got=${line##*status }; printf '%s\n' "${line%status *}" | sed '/^$/d' >../err
+}
+full_anywhere() { # each file that is written, at each of some sizes
+    generate --save-latents ../l && rm out.png || return 1
+    for n in 0 1 3; do
+        for o in "-o out.png" "-o out.png --trace t" "-o out.png --save-latents l --checkpoint c" "-b 3 -o out.png"; do
+            short_of_disk $n generate -m "$S" -p fox --steps 1 -W 64 -H 64 --no-cache -q $o; is 1 && sentence written || { say "$n $o"; return 1; }
+            rm -f out.png out_2.png l c; nothing_left || return 1    # what was whole may stay
+        done
+        short_of_disk $n encode -m "$S" --tokens 40 -q -o e; is 1 && sentence e && nothing_left || return 1
+        short_of_disk $n decode -m "$S" -i ../l -W 64 -q -o d.png; is 1 && sentence d.png && nothing_left || return 1
+    done
+    for n in 0 1 100 300; do short_of_disk $n quantize "$S" --type q8 -q -o c.penstock; is 1 && sentence c.penstock && nothing_left || return 1; done
+}
+full_cache() { short_of_disk 6 generate -m "$S" -p "$(seq 1 60)" --steps 1 -q -o out.png; works && [ -z "$(find "$ROOT/cache" -name '*.part*')" ]; }
+full_stdout() { [ -c /dev/full ] || { echo "no /dev/full"; return $SKIP; }; for c in "inspect $S" "plan $S --json" "generate --help" "generate -m $S -p fox --steps 1 -o x.png"; do "$PENSTOCK" $c >/dev/full 2>../err; got=$?; is 1 && has ../err 'standard output' || return 1; done; }
+signals() { # SIGNAL STATUS: at many moments of a run that writes all it can; what has a name is whole
+    for t in 01 02 03 05 07 09 12 15 20 30; do
+        "$PENSTOCK" generate -m "$M/alpha_1024" -p fox --steps 900 -t 1 -q -o out.png --trace t --checkpoint c --save-latents l >/dev/null 2>&1 &
+        pid=$!; sleep 0.$t; kill -$1 $pid; wait $pid; got=$?
+        is "$2" && rm -f c && nothing_left || return 1
+        [ -z "$(find "$ROOT/cache" -name '*.part*' 2>/dev/null)" ] || { say "in the cache"; return 1; }
+    done
+}
+signals_quantize() {
+    for s in TERM KILL INT; do
+        for t in 005 02 05; do
+            "$PENSTOCK" quantize "$M/alpha_1024" --type q4 -t 1 -q -o c.penstock >/dev/null 2>&1 & pid=$!; sleep 0.$t; kill -$s $pid 2>/dev/null; wait $pid; got=$?
+            [ $got -eq 0 ] && { penstock verify c.penstock; is 0 || return 1; rm c.penstock; }; nothing_left || return 1
+        done
+    done
+}
+
 budget_small() { bad 4 '"memory"' budget 3M least -- --memory-budget 3M; }
 budget_sentence() { generate --memory-budget 3M; is 4 && grep -q '^penstock: memory budget: 3M is too small, at least [0-9.]*[KMG]* is needed\( (.*)\)*$' ../err || say "$(cat ../err)"; }
 budget_least() { generate --memory-budget 3M; is 4 && n=$(sed -n 's/.*at least \([0-9.]*[KMG]*\) is needed.*/\1/p' ../err) && [ -n "$n" ] && nothing_left && generate --memory-budget "$n" && works; }
@@ -426,6 +462,13 @@ try 'output folder missing' unwritable "$ROOT/nowhere/out.png"
 try 'output under a file' under_a_file
 try 'disk full' disk_full
 try 'interrupted' interrupted
+try 'disk full, anywhere' full_anywhere
+try 'disk full, in the cache' full_cache
+try 'standard output full' full_stdout
+try 'SIGTERM at any time' signals TERM 143
+try 'SIGINT at any time' signals INT 130
+try 'SIGKILL at any time' signals KILL 137
+try 'signals while quantizing' signals_quantize
 
 try 'budget too small' bad 4 budget 3M -- --memory-budget 3M
 try 'budget sentence' budget_sentence

@@ -133,7 +133,7 @@ Test(stream, every_byte_in_any_memory)
             for (int extra = 0; extra < 4; extra++) {
                 bench *b = bench_open(seed);
                 uint64_t pins[] = {0, 100000, 400000, 1 << 30};
-                residency how = {.ring_bytes = stream_least_ring(&b->p, units[u]) + (extra == 3 ? 1 << 20 : 0), .unit_bytes = units[u], .pin_bytes = pins[extra],
+                residency how = {.ring_bytes = stream_least_ring(&b->p, units[u], &b->st) + (extra == 3 ? 1 << 20 : 0), .unit_bytes = units[u], .pin_bytes = pins[extra],
                                  .readers = 1 + (int)((seed + u + (uint64_t)extra) % 4)};
                 b->file.most = extra == 1 ? 777 : 0;
                 stream *s = stream_open(&b->p, &b->src, &how, 3, kernels_best(), &b->st);
@@ -150,7 +150,7 @@ Test(stream, a_failing_read_is_a_sentence)
     for (long n = 1;; n++) {
         bench *b = bench_open(5);
         b->file.fail_at = n;
-        residency how = {.ring_bytes = stream_least_ring(&b->p, 4096), .unit_bytes = 4096, .readers = 1 + (int)(n % 3)};
+        residency how = {.ring_bytes = stream_least_ring(&b->p, 4096, &b->st), .unit_bytes = 4096, .readers = 1 + (int)(n % 3)};
         stream *s = stream_open(&b->p, &b->src, &how, 1, kernels_best(), &b->st);
         weight_slice slice;
         if (s && stream_begin(s, &b->st))
@@ -194,7 +194,7 @@ Test(stream, a_scale_that_is_no_number_is_named)
         plan_use use = {.weight = s->weight, .role = type == TYPE_Q8_ROWS ? ROLE_EMBEDDING : ROLE_LINEAR, .matrix = m};
         plan p = {.stage = "dit", .uses = 1, .use = &use, .stream_bytes = bytes};
         for (int mapped = 0; mapped < 2; mapped++) {
-            residency how = {.mapped = mapped, .ring_bytes = stream_least_ring(&p, 4096), .unit_bytes = 4096};
+            residency how = {.mapped = mapped, .ring_bytes = stream_least_ring(&p, 4096, &st), .unit_bytes = 4096};
             stream *r = stream_open(&p, s, &how, 1, kernels_best(), &st);
             cr_assert(r && stream_begin(r, &st), "%s", st.text);
             weight_slice slice;
@@ -220,7 +220,7 @@ Test(stream, a_failing_allocation_is_a_sentence)
 {
     for (long n = 1;; n++) {
         bench *b = bench_open(6);
-        residency how = {.ring_bytes = stream_least_ring(&b->p, 4096), .unit_bytes = 4096, .pin_bytes = 50000};
+        residency how = {.ring_bytes = stream_least_ring(&b->p, 4096, &b->st), .unit_bytes = 4096, .pin_bytes = 50000};
         mem_fail_at(n);
         stream *s = stream_open(&b->p, &b->src, &how, 1, kernels_best(), &b->st);
         mem_fail_at(0);
@@ -237,7 +237,7 @@ Test(stream, nothing_is_left_allocated)
 {
     size_t before = mem_in_use();
     bench *b = bench_open(7);
-    residency how = {.ring_bytes = stream_least_ring(&b->p, 4096), .unit_bytes = 4096, .pin_bytes = 50000, .readers = 3};
+    residency how = {.ring_bytes = stream_least_ring(&b->p, 4096, &b->st), .unit_bytes = 4096, .pin_bytes = 50000, .readers = 3};
     stream *s = stream_open(&b->p, &b->src, &how, 1, kernels_best(), &b->st);
     cr_assert(s != NULL);
     stream_close(s); /* without a pass: the reader is stopped in the middle */

@@ -30,6 +30,7 @@ static bool told_to_fail(void)
 }
 
 void mem_fail_at(long n) { atomic_store(&fail_at, n); }
+long mem_fail_left(void) { return atomic_load(&fail_at); }
 size_t mem_in_use(void) { return atomic_load(&in_use); }
 size_t mem_peak(void) { return atomic_load(&peak); }
 

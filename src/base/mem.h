@@ -25,6 +25,7 @@ size_t mem_peak(void);
 
 /* Tests: the n-th allocation from now on fails (n = 1: the next one); 0 turns it off. */
 void mem_fail_at(long n);
+long mem_fail_left(void); /* how far away that still is, 0 once it has failed */
 
 /* Checked size arithmetic: false on overflow. */
 static inline bool size_mul(size_t a, size_t b, size_t *out) { return !__builtin_mul_overflow(a, b, out); }

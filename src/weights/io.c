@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/map_guard.h"
 #include "base/mem.h"
 
 /* Buffered reads go through the page cache, whose pages count against the budget (and against a cgroup's limit) until they
@@ -36,17 +37,47 @@ struct io {
     void *ctx;
     pthread_mutex_t lock;     /* guards the opening of direct_fd and the mapping */
     _Atomic(const uint8_t *) map;
+    int guard;                /* of the mapping */
     uint64_t page;            /* of the page cache */
     _Atomic uint64_t tail;    /* the page that the last buffered read ended within */
     _Atomic uint64_t bytes_read;
 };
+
+/* ---- failures on purpose ---- */
+
+static _Atomic long fail_at;
+static _Atomic int fail_error;
+static _Atomic size_t most_at_once;
+
+void io_fail_at(long n, int error)
+{
+    atomic_store(&fail_error, error);
+    atomic_store(&fail_at, n);
+}
+
+long io_fail_left(void) { return atomic_load(&fail_at); }
+void io_short_reads(size_t most) { atomic_store(&most_at_once, most); }
+
+static bool told_to_fail(void)
+{
+    if (atomic_load(&fail_at) == 0 || atomic_fetch_sub(&fail_at, 1) != 1)
+        return false;
+    errno = atomic_load(&fail_error);
+    return true;
+}
+
+static size_t shortened(size_t bytes)
+{
+    size_t most = atomic_load(&most_at_once);
+    return most && bytes > most ? most : bytes;
+}
 
 static io *make(const char *name, uint64_t size, status *st)
 {
     io *f = mem_alloc(1, sizeof *f, name, st);
     if (!f)
         return NULL;
-    f->fd = f->direct_fd = -1;
+    f->fd = f->direct_fd = f->guard = -1;
     f->size = size;
     f->name = mem_string(name, st);
     if (!f->name) {
@@ -130,6 +161,7 @@ void io_close(io *f)
     if (!f)
         return;
     const uint8_t *map = atomic_load(&f->map);
+    guard_end(f->guard);
     if (map)
         munmap((void *)(uintptr_t)map, (size_t)f->size);
     if (f->direct_fd >= 0)
@@ -174,7 +206,7 @@ static int64_t read_some(io *f, uint64_t offset, void *out, size_t bytes)
 {
     int64_t n;
     do
-        n = f->fd >= 0 ? (int64_t)pread(f->fd, out, bytes, (off_t)offset) : f->v.read(f->ctx, offset, out, bytes);
+        n = told_to_fail() ? -1 : f->fd >= 0 ? (int64_t)pread(f->fd, out, shortened(bytes), (off_t)offset) : f->v.read(f->ctx, offset, out, bytes);
     while (n < 0 && errno == EINTR);
     return n;
 }
@@ -270,7 +302,7 @@ static int64_t read_directly(io *f, uint64_t offset, uint8_t *out, size_t bytes,
 {
     size_t done = 0;
     while (done < want) {
-        ssize_t n = pread(f->direct_fd, out + done, bytes - done, (off_t)(offset + done));
+        ssize_t n = told_to_fail() ? -1 : pread(f->direct_fd, out + done, shortened(bytes - done), (off_t)(offset + done));
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && errno == EINVAL) {
@@ -331,8 +363,17 @@ static const uint8_t *map_whole(io *f, status *st)
 const uint8_t *io_map(io *f, status *st)
 {
     pthread_mutex_lock(&f->lock);
-    if (!atomic_load(&f->map))
-        atomic_store(&f->map, map_whole(f, st));
+    if (!atomic_load(&f->map)) {
+        const uint8_t *map = map_whole(f, st);
+        if (map)
+            f->guard = guard_begin(map, (size_t)f->size);
+        atomic_store(&f->map, map);
+    }
     pthread_mutex_unlock(&f->lock);
     return atomic_load(&f->map);
+}
+
+bool io_map_intact(const io *f, status *st)
+{
+    return !guard_broken(f->guard) || status_set(st, STATUS_BAD_FILE, "%s: has shrunk, or cannot be read, since it was opened", f->name);
 }

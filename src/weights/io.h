@@ -31,6 +31,8 @@ bool io_can_map(const io *f); /* it is a real file */
 /* The whole file mapped read-only (once; shared by later calls; NULL with st set when that fails, or for a file that
  * is not a real one). Stays mapped until io_close. */
 const uint8_t *io_map(io *f, status *st);
+/* Were all the bytes that were read out of the mapping the file's? Where it shrank or its disk failed meanwhile they were zeros: false, with st set. */
+bool io_map_intact(const io *f, status *st);
 /* Bytes read so far through this file (mapped bytes count when io_count_mapped is told of them). */
 uint64_t io_bytes_read(const io *f);
 void io_count_mapped(io *f, uint64_t bytes);
@@ -41,5 +43,11 @@ typedef struct io_vtable {
     void (*close)(void *ctx);
 } io_vtable;
 io *io_custom(const char *name, uint64_t size, const io_vtable *v, void *ctx, status *st);
+/* Tests: of all files together, the n-th read from now on fails with `error` (n = 1: the next one); 0 turns it off. io_fail_left: how far away it still
+ * is, 0 once it has failed. */
+void io_fail_at(long n, int error);
+long io_fail_left(void);
+/* Tests: a read brings at most so many bytes; 0: as many as it may. */
+void io_short_reads(size_t most);
 
 #endif

@@ -62,11 +62,10 @@ struct stream {
 
 /* ---- sizes, for the plan ---- */
 
-uint64_t stream_least_ring(const plan *p, uint64_t unit_bytes)
+uint64_t stream_least_ring(const plan *p, uint64_t unit_bytes, status *st)
 {
     unit_list l;
-    status st = STATUS_INIT;
-    if (!units_build(&l, p, unit_bytes, &st))
+    if (!units_build(&l, p, unit_bytes, st))
         return 0;
     uint64_t largest = 0, region = 0, most_region = 0;
     for (int i = 0, now = 0; i < l.count; i++) {
@@ -417,7 +416,7 @@ static bool take_mapped(stream *s, const unit *u, weight_slice *out, status *st)
     const weight *w = s->plan->use[u->use].weight;
     io *f = s->source->file[w->file];
     const uint8_t *map = io_map(f, st);
-    if (!map)
+    if (!map || !io_map_intact(f, st))
         return false;
     if (u->offset + u->bytes > io_size(f))
         return status_set(st, STATUS_BAD_FILE, "%s: ends in the middle of tensor %s", io_name(f), w->name);
@@ -592,4 +591,12 @@ bool stream_begin(stream *s, status *st)
     s->use = -1;
     s->in_region = s->replay = false;
     return status_ok(st);
+}
+
+bool stream_intact(const stream *s, status *st)
+{
+    bool ok = true;
+    for (int i = 0; ok && s->how.mapped && i < s->source->files; i++)
+        ok = io_map_intact(s->source->file[i], st);
+    return ok;
 }

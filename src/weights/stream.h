@@ -25,7 +25,7 @@ typedef struct weight_slice { /* whole units of one tensor */
 } weight_slice;
 
 /* The smallest ring for a plan with that unit size: two units, or a repeated region whole and one unit more. */
-uint64_t stream_least_ring(const plan *p, uint64_t unit_bytes);
+uint64_t stream_least_ring(const plan *p, uint64_t unit_bytes, status *st); /* out of memory: 0 with st set */
 /* Memory a stream takes besides ring and pins: vectors and bookkeeping. */
 uint64_t stream_fixed_bytes(const plan *p, uint64_t unit_bytes);
 
@@ -33,6 +33,9 @@ uint64_t stream_fixed_bytes(const plan *p, uint64_t unit_bytes);
 stream *stream_open(const plan *p, const source *src, const residency *how, int passes, const kernels *k, status *st);
 void stream_close(stream *s);
 bool stream_begin(stream *s, status *st); /* a pass begins */
+
+/* Was all that was handed out so far what the files hold? (Mapped files may change under us.) */
+bool stream_intact(const stream *s, status *st);
 
 /* The next slice of use number `use`; false when there is no more of it, or on an error. A slice stays valid until the next call
  * (inside a region: until its end). */
