@@ -2,6 +2,7 @@
  *
  *   check_kernels [--seed N] [--set NAME]     odd shapes, unaligned pointers, extreme values; arrays end (or begin) at a
  *                                             page that must not be touched, inputs are read-only, gaps hold NaN
+ *                 [--margin BYTES]          arrays end that much before the page, for emulators that read what a mask hides
  *   check_kernels --bench [KERNEL]            times, rates, and the share of what the core can do, measured beside them
  *
  * The list is kernels.def: a kernel added there without a test_... and a bench_... here does not compile. */
@@ -34,7 +35,7 @@ static struct {
     long passed, failed;
     int said; /* failures of this kernel and set told so far */
     uint64_t random;
-    size_t page;
+    size_t page, margin;
 } run;
 
 #define begin_case(...) snprintf(run.shape, sizeof run.shape, __VA_ARGS__)
@@ -105,6 +106,7 @@ static int map_count;
 /* `bytes` that end just before a guard page, or (at_start) begin just behind one. */
 static void *guarded(size_t bytes, bool at_start)
 {
+    bytes += run.margin;
     size_t inner = (bytes + run.page - 1) / run.page * run.page, whole = inner + 2 * run.page;
     char *base = mmap(NULL, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED || map_count == MAPS || mprotect(base + run.page, inner, PROT_READ | PROT_WRITE))
@@ -655,11 +657,13 @@ int main(int argc, char **argv)
             seed = strtoull(argv[++i], NULL, 10);
         else if (strcmp(argv[i], "--set") == 0 && i + 1 < argc)
             only = argv[++i];
+        else if (strcmp(argv[i], "--margin") == 0 && i + 1 < argc)
+            run.margin = strtoull(argv[++i], NULL, 10) / 64 * 64;
         else if (strcmp(argv[i], "--bench") == 0) {
             bench_it = true;
             kernel = i + 1 < argc && argv[i + 1][0] != '-' ? argv[++i] : NULL;
         } else {
-            fprintf(stderr, "usage: check_kernels [--seed N] [--set NAME] [--bench [KERNEL]]\n");
+            fprintf(stderr, "usage: check_kernels [--seed N] [--set NAME] [--margin BYTES] [--bench [KERNEL]]\n");
             return 2;
         }
     int count = all_sets(sets);
