@@ -1,5 +1,6 @@
 /* The Stable Diffusion pipelines of diffusers (pipelines/stable_diffusion, stable_diffusion_xl, latent_consistency_models): CLIP, a UNet, a KL decoder; from
- * text, from a picture, into a picture; SDXL with two text encoders and a refiner that takes over the last part.
+ * text, from a picture, into a picture; SDXL with two text encoders and a refiner that takes over the last part. And where they come from, the first latent
+ * diffusion model (pipelines/latent_diffusion), with a text encoder of its own; its diffusers class knows no negative prompt and guides at any scale but 1.
  * Pitfalls: the SD classes overrule two values of the scheduler's file; a model distilled with guidance as an input (LCM) has no unconditional half;
  * SDXL without a negative prompt has zeros for it, an empty one is encoded; which numbers are drawn first, see pipe_sd_picture.c. */
 #include <math.h>
@@ -13,10 +14,11 @@ enum { MOST_IMAGES = 64 };
 /* The classes differ in this. */
 #define SD_FORCED "{\"steps_offset\": 1, \"clip_sample\": false}", "{\"steps_offset\": 1, \"skip_prk_steps\": true}"
 
-static const sd_kind sd_classic = {"sd", false, false, 50, 7.5, 0.8, 1, SD_FORCED};
-static const sd_kind sd_lcm = {"lcm", false, true, 4, 8.5, 0.8, 1, NULL, NULL};
-static const sd_kind sd_xl = {"sdxl", true, false, 50, 5, 0.3, 0.9999, NULL, NULL};
-static const sd_kind sd_xl_paint = {"sdxl_inpaint", true, false, 50, 7.5, 0.3, 0.9999, NULL, NULL};
+static const sd_kind sd_classic = {"sd", false, false, false, 50, 7.5, 0.8, 1, SD_FORCED};
+static const sd_kind sd_lcm = {"lcm", false, true, false, 4, 8.5, 0.8, 1, NULL, NULL};
+static const sd_kind sd_xl = {"sdxl", true, false, false, 50, 5, 0.3, 0.9999, NULL, NULL};
+static const sd_kind sd_xl_paint = {"sdxl_inpaint", true, false, false, 50, 7.5, 0.3, 0.9999, NULL, NULL};
+static const sd_kind sd_ldm = {"ldm", false, false, true, 50, 1, 0.8, 1, NULL, NULL};
 
 /* ---- setting up ---- */
 
@@ -41,7 +43,7 @@ static bool read_networks(sd *p)
     json *j = read_config(src, "unet", "config.json", name, st);
     bool ok = j && unet_config_read(&p->unet, j, name, st);
     json_free(j);
-    j = ok ? read_config(src, "vae", "config.json", name, st) : NULL;
+    j = ok ? read_config(src, sd_vae(p), "config.json", name, st) : NULL;
     ok = j && vae_config_read(&p->vae, j, name, st);
     json_free(j);
     p->decode.config = p->vae;
@@ -59,7 +61,7 @@ static bool read_networks(sd *p)
 static bool choose_size(sd *p)
 {
     const request *q = p->e.request;
-    int unit = vae_factor(&p->vae), own = p->unet.sample_size * unit;
+    int factor = vae_factor(&p->vae), unit = p->kind->ldm ? 8 : factor, own = p->unet.sample_size * factor;
     p->width = q->width ? q->width : own;
     p->height = q->height ? q->height : own;
     if (!sd_picture_size(p))
@@ -73,6 +75,8 @@ static bool choose_size(sd *p)
     }
     p->latent_width = p->width / unit;
     p->latent_height = p->height / unit;
+    p->width = p->latent_width * factor;
+    p->height = p->latent_height * factor;
     return true;
 }
 
@@ -128,7 +132,7 @@ static bool choose_guidance(sd *p)
 {
     const request *q = p->e.request;
     p->guidance = isnan(q->guidance_scale) ? p->kind->guidance : q->guidance_scale;
-    p->guided = p->guidance > 1 && !p->unet.guidance_dim && !p->kind->lcm;
+    p->guided = (p->kind->ldm ? p->guidance != 1 : p->guidance > 1) && !p->unet.guidance_dim && !p->kind->lcm;
     if (!prompt_set_open(&p->prompts, q, !p->guided ? GUIDE_NONE : p->zeros_for_empty ? GUIDE_NAMED : GUIDE_ALL, p->e.st))
         return false;
     p->images = p->prompts.images;
@@ -180,7 +184,7 @@ static bool plan_all(sd *p, bool pictures, bool decodes)
     bool begun = !pictures || sd_picture_plan(p);
     if (!asked(p, begun) || !asked(p, sd_denoise_plan(p)))
         return false;
-    if (decodes && !asked(p, vae_stage_plan(&p->decode, &p->e, "vae", p->latent_height, p->latent_width, p->images)))
+    if (decodes && !asked(p, vae_stage_plan(&p->decode, &p->e, sd_vae(p), p->latent_height, p->latent_width, p->images)))
         return false;
     return status_ok(p->e.st);
 }
@@ -350,7 +354,7 @@ static bool decode_only(const source *src, const request *q, const float *latent
         p->width = p->latent_width * vae_factor(&p->vae);
         p->e.held_bytes = (size_t)p->images * (sd_latent_floats(p) * 4 + (size_t)p->width * (size_t)p->height * 15);
         p->latents = mem_alloc(sd_latent_floats(p) * (size_t)p->images, 4, "latents", st);
-        ok = p->latents && vae_stage_plan(&p->decode, &p->e, "vae", p->latent_height, p->latent_width, p->images);
+        ok = p->latents && vae_stage_plan(&p->decode, &p->e, sd_vae(p), p->latent_height, p->latent_width, p->images);
     }
     if (ok) {
         memcpy(p->latents, latents, sd_latent_floats(p) * (size_t)p->images * 4);
@@ -391,5 +395,6 @@ static bool encode_only(const source *src, const request *q, trace *to, result *
 
 VARIANT(sd, sd_classic)
 VARIANT(sd_lcm, sd_lcm)
+VARIANT(sd_ldm, sd_ldm)
 VARIANT(sd_xl, sd_xl)
 VARIANT(sd_xl_paint, sd_xl_paint)

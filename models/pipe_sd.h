@@ -15,6 +15,7 @@ typedef struct sd_kind {        /* a pipeline class of diffusers: its defaults *
     const char *name;
     bool xl;                    /* pooled text and sizes are conditions too */
     bool lcm;                   /* guidance is an input of the network, there is no negative prompt */
+    bool ldm;                   /* the first of them: LDMBert, a decoder called vqvae, latents of an eighth of the size asked for */
     int steps;
     double guidance, strength, mask_strength; /* strength: with a picture; with a picture and a mask */
     const char *forced, *mask_forced; /* on the scheduler's config */
@@ -56,6 +57,8 @@ typedef struct sd {
 } sd;
 
 static inline size_t sd_latent_floats(const sd *p) { return (size_t)p->vae.latent_channels * (size_t)p->latent_height * (size_t)p->latent_width; }
+
+static inline const char *sd_vae(const sd *p) { return p->kind->ldm ? "vqvae" : "vae"; }
 
 /* ---- pipe_sd_text.c ---- */
 bool sd_text_read(sd *p);                       /* which encoders there are */

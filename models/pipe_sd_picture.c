@@ -35,7 +35,7 @@ bool sd_picture_plan(sd *p)
     if (!p->e.request->init)
         return true;
     p->e.held_bytes += (size_t)p->width * (size_t)p->height * 3 * 5 + sd_latent_floats(p) * 4 * (size_t)(4 + 2 * p->images);
-    return stage_plan(&p->encode, &p->e, "vae", "vae_encoder", vae_aliases, encode_forward, p, 2);
+    return stage_plan(&p->encode, &p->e, sd_vae(p), "vae_encoder", vae_aliases, encode_forward, p, 2);
 }
 
 /* ---- pixels ---- */

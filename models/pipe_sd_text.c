@@ -7,22 +7,30 @@
 #include "base/mem.h"
 #include "models/pipe_sd.h"
 
-static const struct { const char *component, *tokenizer; } places[2] = {{"text_encoder", "tokenizer"}, {"text_encoder_2", "tokenizer_2"}};
+typedef struct text_place {
+    const char *component, *tokenizer;
+} text_place;
+
+static const text_place *place_of(const sd *p, int i)
+{
+    static const text_place bert = {"bert", "tokenizer"}, clip[2] = {{"text_encoder", "tokenizer"}, {"text_encoder_2", "tokenizer_2"}};
+    return p->kind->ldm ? &bert : &clip[i];
+}
 
 bool sd_text_read(sd *p)
 {
     for (int i = 0; i < (p->kind->xl ? 2 : 1); i++)
-        p->encoder[i].here = source_has_component(p->e.source, places[i].component);
+        p->encoder[i].here = source_has_component(p->e.source, place_of(p, i)->component);
     if (!p->encoder[p->kind->xl ? 1 : 0].here)
-        return status_set(p->e.st, STATUS_BAD_FILE, "%s: has no %s", p->e.source->path, places[p->kind->xl ? 1 : 0].component);
+        return status_set(p->e.st, STATUS_BAD_FILE, "%s: has no %s", p->e.source->path, place_of(p, p->kind->xl ? 1 : 0)->component);
     return true;
 }
 
 /* --clip-skip is A1111's count: 1 is the last layer. SDXL was trained on the last but one. As in diffusers the negative text keeps its layer. */
 static clip_use use_of(const sd *p, int i, bool negative)
 {
-    int usual = p->kind->xl ? 1 : 0, asked = p->e.request->clip_skip;
-    return (clip_use){.skip = asked && !negative ? asked - 1 : usual, .norm = !p->kind->xl, .pooled = p->kind->xl && i == 1};
+    int usual = p->kind->xl ? 1 : 0, asked = p->kind->ldm ? 0 : p->e.request->clip_skip;
+    return (clip_use){.skip = asked && !negative ? asked - 1 : usual, .norm = !p->kind->xl, .pooled = p->kind->xl && i == 1, .ldmbert = p->kind->ldm};
 }
 
 /* The stage that has text number `text` of the prompts, and which of its own it is. */
@@ -43,6 +51,7 @@ static int text_of(const sd *p, int item)
 static bool plan_encoder(sd *p, int i)
 {
     sd_encoder *c = &p->encoder[i];
+    const text_place *place = place_of(p, i);
     clip_use use = use_of(p, i, false), usual = use_of(p, i, true);
     const char *const *texts = p->prompts.text;
     int negatives = p->prompts.negatives, count = p->prompts.texts;
@@ -53,12 +62,12 @@ static bool plan_encoder(sd *p, int i)
         use.beside_count = negatives;
         usual.beside = texts + negatives;
         usual.beside_count = count - negatives;
-        fits = clip_text_plan(&c->negative, &p->e, places[i].component, places[i].tokenizer, texts, negatives, usual);
+        fits = clip_text_plan(&c->negative, &p->e, place->component, place->tokenizer, texts, negatives, usual);
     }
     if (!fits && p->e.st->code != STATUS_BUDGET)
         return false;
     int skip = c->apart ? negatives : 0;
-    return clip_text_plan(&c->text, &p->e, places[i].component, places[i].tokenizer, texts + skip, count - skip, use) && fits;
+    return clip_text_plan(&c->text, &p->e, place->component, place->tokenizer, texts + skip, count - skip, use) && fits;
 }
 
 bool sd_text_plan(sd *p)
@@ -133,7 +142,7 @@ static bool trace_rows(const sd *p, trace *to, int i, bool pooled, bool by_batch
         if (text >= 0) /* memory comes zeroed */
             memcpy(all + each * (size_t)k, (pooled ? t->pooled : t->output) + each * (size_t)which, each * 4);
     }
-    snprintf(name, sizeof name, "%stext.%s%s", p->prefix, places[i].component, pooled ? ".pooled" : "");
+    snprintf(name, sizeof name, "%stext.%s%s", p->prefix, place_of(p, i)->component, pooled ? ".pooled" : "");
     int64_t shape[3] = {rows, tokens, dim}, flat[2] = {rows, dim};
     bool ok = all && trace_add(to, name, all, pooled ? 2 : 3, pooled ? flat : shape, st);
     mem_free(all);
@@ -145,7 +154,7 @@ static bool trace_mask(const sd *p, trace *to, int i, status *st)
 {
     char name[128];
     int rows = p->prompts.texts;
-    snprintf(name, sizeof name, "%smask.%s", p->prefix, places[i].component);
+    snprintf(name, sizeof name, "%smask.%s", p->prefix, place_of(p, i)->component);
     float *ones = mem_alloc((size_t)rows * (size_t)p->tokens, 4, "trace", st);
     for (int k = 0; ones && k < rows * p->tokens; k++)
         ones[k] = 1;

@@ -12,6 +12,7 @@
 static const struct { const char *class_name, *model_type; const pipeline_row *row; } classes[] = {
     {"AutoencoderKL", NULL, &pipeline_vae},
     {"AutoencoderTiny", NULL, &pipeline_vae},
+    {"LDMTextToImagePipeline", NULL, &pipeline_sd_ldm},
     {"LatentConsistencyModelImg2ImgPipeline", NULL, &pipeline_sd_lcm},
     {"LatentConsistencyModelPipeline", NULL, &pipeline_sd_lcm},
     {"PixArtAlphaPipeline", NULL, &pipeline_pixart_alpha},
@@ -73,7 +74,7 @@ static uint64_t bytes_read(const source *src)
 }
 
 /* Those that take a picture to begin with, a mask and a refiner. */
-static const pipeline_row *const with_pictures[] = {&pipeline_sd, &pipeline_sd_lcm, &pipeline_sd_xl, &pipeline_sd_xl_paint};
+static const pipeline_row *const with_pictures[] = {&pipeline_sd, &pipeline_sd_lcm, &pipeline_sd_ldm, &pipeline_sd_xl, &pipeline_sd_xl_paint};
 
 static bool takes_all(const pipeline_row *row, const source *src, const request *q, status *st)
 {
@@ -133,7 +134,7 @@ void result_free(result *r)
 /* ---- the quantizer's view: each component's order of use, at any size ---- */
 
 /* In the order of a picture's making, which is the order of the container. */
-static const char *const order[] = {"", "text_encoder", "text_encoder_2", "text_encoder_3", "prior", "transformer", "unet", "vae"};
+static const char *const order[] = {"", "text_encoder", "text_encoder_2", "text_encoder_3", "bert", "prior", "transformer", "unet", "vae", "vqvae"};
 
 static bool record_component(const source *src, const char *component, const network_row *net, const void *config, plan *p, status *st)
 {

@@ -11,34 +11,36 @@
 
 enum { FILES = 6, MOST_FILE = 64 << 20, MOST_TOKENS = 4096 };
 
-static tokenizer *open_tokenizer(const source *src, const char *folder, status *st)
+static tokenizer *open_tokenizer(const source *src, const char *folder, bool wordpiece, status *st)
 {
     static const char *const name[FILES] = {"vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"};
     tokenizer_file file[FILES] = {{NULL, 0}};
-    char *text[FILES] = {NULL}, path[256], prefix[256];
+    char *text[FILES] = {NULL}, path[288], prefix[256];
     snprintf(prefix, sizeof prefix, "%s%s", folder, folder[0] ? "/" : "");
     for (int i = 0; i < FILES && status_ok(st); i++) {
-        snprintf(path, sizeof path, "%s%s", prefix, name[i]);
+        snprintf(path, sizeof path, "%s%s", prefix, wordpiece && i == 0 ? "vocab.txt" : name[i]);
         text[i] = source_read_blob(src, path, MOST_FILE, true, &file[i].bytes, st);
         file[i].text = text[i];
     }
     tokenizer_files f = {prefix, file[0], file[1], file[2], file[3], file[4], file[5]};
-    tokenizer *t = status_ok(st) ? tokenizer_open_bpe(&f, st) : NULL;
+    tokenizer *t = !status_ok(st) ? NULL : wordpiece ? tokenizer_open_wordpiece(&f, st) : tokenizer_open_bpe(&f, st);
     for (int i = 0; i < FILES; i++)
         mem_free(text[i]);
     return t;
 }
 
+enum { LDM_TOKENS = 77 }; /* whatever its tokenizer says, which is BERT's */
+
 static int tokens_of(const clip_text *t, const tokenizer *tok)
 {
-    int longest = tok ? tokenizer_marks_of(tok)->longest : 0;
+    int longest = t->use.ldmbert ? LDM_TOKENS : tok ? tokenizer_marks_of(tok)->longest : 0;
     return longest > 1 && longest < t->config.positions ? longest : t->config.positions;
 }
 
 /* One prompt's chunks; none where `text` is NULL. */
 static bool read_prompt(prompt_chunks *p, const clip_text *t, const tokenizer *tok, const char *text, int *chunks, status *st)
 {
-    if (!text || !prompt_read(p, tok, text, t->tokens, st))
+    if (!text || !prompt_read(p, tok, text, t->tokens, t->use.ldmbert, st))
         return status_ok(st);
     *chunks = p->chunks > *chunks ? p->chunks : *chunks;
     return true;
@@ -109,7 +111,7 @@ static bool tokenize(clip_text *t, engine *e, const char *folder, const char *co
 {
     const request *q = e->request;
     bool made_up = q->tokens > 0 || t->text.stage.run.imagine || (!q->prompt && !q->embeddings && !q->items);
-    tokenizer *tok = made_up || given == count ? NULL : open_tokenizer(e->source, folder, e->st);
+    tokenizer *tok = made_up || given == count ? NULL : open_tokenizer(e->source, folder, t->use.ldmbert, e->st);
     t->tokens = tokens_of(t, tok);
     if (tok && tokenizer_largest_id(tok) >= t->config.vocabulary)
         status_set(e->st, STATUS_BAD_FILE, "%s: %s: the tokenizer has ids up to %d, the model's vocabulary has %d", e->source->path, folder, tokenizer_largest_id(tok),
@@ -136,19 +138,35 @@ static void clip_forward(run *r, const void *ctx, const text_batch *b)
     clip_encode(r, &t->config, &in);
 }
 
+static void ldmbert_forward(run *r, const void *ctx, const text_batch *b)
+{
+    const clip_text *t = ctx;
+    output(r, ldmbert_encode(r, &t->bert, b->ids, b->segments.start[b->segments.count] / t->tokens, t->tokens), b->output);
+}
+
+static bool read_encoder(clip_text *t, const json *j, const char *name, status *st)
+{
+    if (!t->use.ldmbert)
+        return clip_config_read(&t->config, j, name, st);
+    bool ok = ldmbert_config_read(&t->bert, j, name, st);
+    t->config = (clip_config){.width = t->bert.width, .layers = t->bert.layers, .positions = t->bert.positions, .vocabulary = t->bert.vocabulary};
+    return ok;
+}
+
 bool clip_text_plan(clip_text *t, engine *e, const char *component, const char *folder, const char *const *texts, int count, clip_use use)
 {
     char name[FILE_NAME_BYTES];
     int32_t rows[2];
     *t = (clip_text){.use = use};
     json *j = read_config(e->source, component, "config.json", name, e->st);
-    bool ok = j && clip_config_read(&t->config, j, name, e->st);
+    bool ok = j && read_encoder(t, j, name, e->st);
     json_free(j);
     if (!ok)
         return false;
     if (use.skip > t->config.layers)
         return status_set(e->st, STATUS_USAGE, "--clip-skip: %s has %d layers", name, t->config.layers);
-    t->text = (text_stage){.component = component, .name = component[0] ? component : "text_encoder", .alias = clip_aliases, .forward = clip_forward, .config = t,
+    t->text = (text_stage){.component = component, .name = component[0] ? component : "text_encoder", .alias = use.ldmbert ? ldmbert_aliases : clip_aliases,
+                           .forward = use.ldmbert ? ldmbert_forward : clip_forward, .config = t,
                            .variant = (uint64_t)use.skip * 4 + use.norm * 2u + use.pooled, .width = t->config.width,
                            .pooled_width = use.pooled ? clip_pooled_width(&t->config) : 0};
     t->text.stage.run.imagine = source_lacks_weights(e->source, component);

@@ -4,6 +4,7 @@
 #define PENSTOCK_TEXT_CLIP_H
 
 #include "models/net_clip.h"
+#include "models/net_ldmbert.h"
 #include "models/pipe_common.h"
 #include "models/text_stage.h"
 
@@ -11,12 +12,14 @@ typedef struct clip_use {   /* what a pipeline wants of it */
     int skip;               /* hidden: of layer `layers - skip` */
     bool norm;              /* the final norm on hidden */
     bool pooled;            /* of the first chunk */
+    bool ldmbert;           /* it is not CLIP at all, but what came before it: an LDMBertModel, whose prompts have no weights */
     const char *const *beside; /* texts of another stage that go through the denoiser with these: all become as long as the longest */
     int beside_count;
 } clip_use;
 
 typedef struct clip_text {
-    clip_config config;
+    clip_config config;     /* of an LDMBertModel: width, layers, positions, vocabulary */
+    ldmbert_config bert;
     clip_use use;
     text_stage text;
     int tokens;             /* of a chunk */

@@ -71,7 +71,7 @@ static void check_prompt(const tokenizer *t, char *line)
     unescape(line);
     status st = STATUS_INIT;
     prompt_chunks p;
-    cr_assert(prompt_read(&p, t, line, number[0], &st), "%s: %s", shown, st.text);
+    cr_assert(prompt_read(&p, t, line, number[0], false, &st), "%s: %s", shown, st.text);
     cr_expect(p.tokens == number[0] && p.cut == number[1] && p.chunks == number[2], "%s: %d chunks, %d cut off", shown, p.chunks, p.cut);
     for (int i = 0; i < p.chunks * p.tokens; i++) {
         char *id = strsep(&ids, " "), *weight = strsep(&weights, " ");
@@ -120,7 +120,7 @@ Test(prompts, a_plain_prompt_is_what_the_tokenizer_makes_of_it)
         prompt_chunks p;
         int32_t ids[10];
         int whole, n = tokenizer_encode(t, texts[i], ids, 10, &whole, &st);
-        cr_assert(prompt_read(&p, t, texts[i], 10, &st));
+        cr_assert(prompt_read(&p, t, texts[i], 10, false, &st));
         cr_expect_eq(p.cut, whole - n);
         for (int k = 0; k < 10; k++)
             cr_expect_eq(p.ids[k], k < n ? ids[k] : tokenizer_marks_of(t)->pad);
@@ -135,12 +135,28 @@ Test(prompts, empty_chunks_behind)
     const tokenizer_marks *m = tokenizer_marks_of(t);
     status st = STATUS_INIT;
     prompt_chunks p;
-    cr_assert(prompt_read(&p, t, "fox", 8, &st) && prompt_lengthen(&p, t, 3, &st));
+    cr_assert(prompt_read(&p, t, "fox", 8, false, &st) && prompt_lengthen(&p, t, 3, &st));
     cr_expect_eq(p.chunks, 3);
     for (int i = 8; i < 24; i++) {
         cr_expect_eq(p.ids[i], i % 8 == 0 ? m->begin : i % 8 == 1 ? m->end : m->pad, "%d", i);
         cr_expect_eq(p.weight[i], 1.0f);
     }
+    prompt_free(&p);
+    tokenizer_close(t);
+}
+
+Test(prompts, taken_as_it_stands)
+{
+    tokenizer *t = open_folder("sd");
+    status st = STATUS_INIT;
+    prompt_chunks p;
+    int32_t ids[12];
+    int n = tokenizer_encode(t, "a (fox:1.3) BREAK x", ids, 12, NULL, &st);
+    cr_assert(prompt_read(&p, t, "a (fox:1.3) BREAK x", 12, true, &st));
+    cr_expect_eq(p.chunks, 1);
+    cr_expect_eq(memcmp(p.ids, ids, (size_t)n * sizeof *ids), 0);
+    for (int i = 0; i < 12; i++)
+        cr_expect_eq(p.weight[i], 1.0f);
     prompt_free(&p);
     tokenizer_close(t);
 }
@@ -184,7 +200,7 @@ Test(prompts, too_many_chunks)
     char *text = calloc(1, 100 * 6 + 1);
     for (int i = 0; i < 100; i++)
         strcat(text, "BREAK ");
-    cr_expect(!prompt_read(&p, t, text, 77, &st));
+    cr_expect(!prompt_read(&p, t, text, 77, false, &st));
     cr_expect_eq(st.code, STATUS_USAGE);
     cr_expect(strstr(st.text, "more than 64 chunks of 75 tokens"), "%s", st.text);
     cr_expect_null(p.ids);
@@ -201,7 +217,7 @@ Test(prompts, memory_runs_out)
         status st = STATUS_INIT;
         prompt_chunks p;
         mem_fail_at(++n);
-        done = prompt_read(&p, t, "a (fox:1.2), [moon] BREAK caf\xc3\xa9", 12, &st);
+        done = prompt_read(&p, t, "a (fox:1.2), [moon] BREAK caf\xc3\xa9", 12, false, &st);
         mem_fail_at(0);
         cr_assert(done || (st.code == STATUS_FAILED && strstr(st.text, "out of memory")), "allocation %ld: %s", n, st.text);
         prompt_free(&p);

@@ -63,7 +63,7 @@ static io *open_in(folder *f, const char *label)
 const char *const small_files[] = {
     "config.json",         "scheduler_config.json",   "spiece.model",           "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json",   "vocab.json",             "merges.txt",     "preprocessor_config.json",
-    "generation_config.json", NULL,
+    "generation_config.json",  "vocab.txt", NULL,
 };
 
 static void list_small_files(folder *f, const char *component)

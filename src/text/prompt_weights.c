@@ -280,7 +280,7 @@ static bool plain_chunk(chunker *c, const char *text)
     return n >= 0 && add_chunk(c, n);
 }
 
-bool prompt_read(prompt_chunks *p, const tokenizer *t, const char *text, int tokens, status *st)
+bool prompt_read(prompt_chunks *p, const tokenizer *t, const char *text, int tokens, bool plain, status *st)
 {
     const tokenizer_marks *m = tokenizer_marks_of(t);
     *p = (prompt_chunks){.tokens = tokens};
@@ -293,7 +293,7 @@ bool prompt_read(prompt_chunks *p, const tokenizer *t, const char *text, int tok
     int32_t comma[2];
     if (status_ok(st) && tokenizer_encode_part(t, ",", comma, 2, NULL, st) == 1)
         c.comma = comma[0];
-    bool ok = status_ok(st) && (prompt_is_plain(sound) ? plain_chunk(&c, sound) : cut_chunks(&c, sound));
+    bool ok = status_ok(st) && (plain || prompt_is_plain(sound) ? plain_chunk(&c, sound) : cut_chunks(&c, sound));
     mem_free(sound);
     mem_free(c.ids);
     mem_free(c.weight);

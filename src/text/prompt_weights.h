@@ -15,8 +15,8 @@ typedef struct prompt_chunks {
     int cut;               /* > 0: tokens that a plain prompt lost */
 } prompt_chunks;
 
-/* Ids and weights of a prompt. tokens: of a chunk, two marks included (77). STATUS_USAGE: more than 64 chunks. Release with prompt_free. */
-bool prompt_read(prompt_chunks *p, const tokenizer *t, const char *text, int tokens, status *st);
+/* Ids and weights of a prompt, which is plain in any case where `plain` is set. tokens: of a chunk, two marks included (77). STATUS_USAGE: more than 64 chunks. Release with prompt_free. */
+bool prompt_read(prompt_chunks *p, const tokenizer *t, const char *text, int tokens, bool plain, status *st);
 /* Empty chunks behind, up to so many: a prompt and its negative one go through the network together. */
 bool prompt_lengthen(prompt_chunks *p, const tokenizer *t, int chunks, status *st);
 void prompt_free(prompt_chunks *p);
