@@ -35,16 +35,19 @@ static bool has_architecture(const json *j, const char *wanted)
     return false;
 }
 
+/* Of a text model, or of a whole CLIP, whose text_config it is then. */
 bool clip_config_read(clip_config *c, const json *j, const char *name, status *st)
 {
+    const json *text = json_member(j, "text_config");
+    int projection = (int)json_int(j, "projection_dim", 1, 1 << 16, 512, name, st);
+    c->projection = text || has_architecture(j, "CLIPTextModelWithProjection") ? projection : 0;
+    j = text ? text : j;
     c->width = (int)json_int(j, "hidden_size", 1, 1 << 16, 512, name, st);
     c->inner = (int)json_int(j, "intermediate_size", 1, 1 << 18, 2048, name, st);
     c->layers = (int)json_int(j, "num_hidden_layers", 1, 1024, 12, name, st);
     c->heads = (int)json_int(j, "num_attention_heads", 1, 1024, 8, name, st);
     c->positions = (int)json_int(j, "max_position_embeddings", 2, 1 << 16, 77, name, st);
     c->vocabulary = (int)json_int(j, "vocab_size", 1, 1 << 24, 49408, name, st);
-    int projection = (int)json_int(j, "projection_dim", 1, 1 << 16, 512, name, st);
-    c->projection = has_architecture(j, "CLIPTextModelWithProjection") ? projection : 0;
     c->eos = (int)json_int(j, "eos_token_id", 0, 1 << 24, 49407, name, st);
     c->eps = (float)json_double(j, "layer_norm_eps", 0, 1, 1e-5, name, st);
     if (status_ok(st) && c->width % c->heads)

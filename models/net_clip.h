@@ -12,7 +12,7 @@ typedef struct clip_config {
     activation act;
 } clip_config;
 
-/* projection is read for a CLIPTextModelWithProjection (by `architectures`); a pipeline whose class differs from its encoder's file may set it to 0. */
+/* projection is read for a CLIPTextModelWithProjection (by `architectures`) and a whole CLIPModel; a pipeline whose class differs from its encoder's file may set it to 0. */
 bool clip_config_read(clip_config *c, const json *j, const char *name, status *st);
 extern const name_alias clip_aliases[];
 

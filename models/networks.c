@@ -24,6 +24,7 @@ READER(vae)
 static const network_row table[] = {
     {"AutoencoderKL", NULL, NETWORK(vae)},
     {"AutoencoderTiny", NULL, NETWORK(vae)},
+    {"CLIPModel", "clip", NETWORK(clip)},
     {"CLIPTextModel", "clip_text_model", NETWORK(clip)},
     {"CLIPTextModelWithProjection", NULL, NETWORK(clip)},
     {"LDMBertModel", "ldmbert", NETWORK(ldmbert)},

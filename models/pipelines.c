@@ -12,6 +12,10 @@
 static const struct { const char *class_name, *model_type; const pipeline_row *row; } classes[] = {
     {"AutoencoderKL", NULL, &pipeline_vae},
     {"AutoencoderTiny", NULL, &pipeline_vae},
+    {"CLIPModel", "clip", &pipeline_clip},
+    {"CLIPTextModel", "clip_text_model", &pipeline_clip},
+    {"CLIPTextModelWithProjection", NULL, &pipeline_clip},
+    {"LDMBertModel", "ldmbert", &pipeline_ldmbert},
     {"LDMTextToImagePipeline", NULL, &pipeline_sd_ldm},
     {"LatentConsistencyModelImg2ImgPipeline", NULL, &pipeline_sd_lcm},
     {"LatentConsistencyModelPipeline", NULL, &pipeline_sd_lcm},

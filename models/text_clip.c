@@ -31,10 +31,10 @@ static tokenizer *open_tokenizer(const source *src, const char *folder, bool wor
 
 enum { LDM_TOKENS = 77 }; /* whatever its tokenizer says, which is BERT's */
 
-static int tokens_of(const clip_text *t, const tokenizer *tok)
+static int tokens_of(const clip_text *t, const tokenizer *tok, int made_up)
 {
-    int longest = t->use.ldmbert ? LDM_TOKENS : tok ? tokenizer_marks_of(tok)->longest : 0;
-    return longest > 1 && longest < t->config.positions ? longest : t->config.positions;
+    int longest = made_up > 0 ? made_up : t->use.ldmbert ? LDM_TOKENS : tok ? tokenizer_marks_of(tok)->longest : 0;
+    return longest > (made_up > 0 ? 0 : 1) && longest < t->config.positions ? longest : t->config.positions;
 }
 
 /* One prompt's chunks; none where `text` is NULL. */
@@ -112,7 +112,7 @@ static bool tokenize(clip_text *t, engine *e, const char *folder, const char *co
     const request *q = e->request;
     bool made_up = q->tokens > 0 || t->text.stage.run.imagine || (!q->prompt && !q->embeddings && !q->items);
     tokenizer *tok = made_up || given == count ? NULL : open_tokenizer(e->source, folder, t->use.ldmbert, e->st);
-    t->tokens = tokens_of(t, tok);
+    t->tokens = tokens_of(t, tok, q->tokens);
     if (tok && tokenizer_largest_id(tok) >= t->config.vocabulary)
         status_set(e->st, STATUS_BAD_FILE, "%s: %s: the tokenizer has ids up to %d, the model's vocabulary has %d", e->source->path, folder, tokenizer_largest_id(tok),
                    t->config.vocabulary);

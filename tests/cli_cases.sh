@@ -330,6 +330,21 @@ type_refused() { container sigma_small q4 && rm -rf "$ROOT/cache" && penstock ge
 encode() { penstock encode -m "$S" -p "a red fox" -n dog -o e.safetensors -q && is 0 && has e.safetensors '"text.text_encoder"' '"mask.text_encoder"'; }
 encode_tokens() { penstock encode -m "$S" --tokens 9 -o e.safetensors -q && is 0 && has e.safetensors '"text.text_encoder"'; }
 encode_no_tokenizer() { copy sigma_small && rm -r model/tokenizer && penstock encode -m model --tokens 9 -o e.safetensors -q && is 0; }
+C=$FIXTURES/../clip
+clip() { mkdir -p model && cp "$C/$1"/* "$FIXTURES/../bpe/vocab.json" "$FIXTURES/../bpe/merges.txt" "$FIXTURES/../bpe/sd"/* model && chmod -R u+w model; }
+clip_encode() { out=$1; shift; penstock encode -m model -o "$out" -q "$@" && is 0; }
+clip_tokens() { penstock encode -m "$C/projected" --tokens 9 -o e -q && is 0 && has e '"text.text_encoder":{"dtype":"F32","shape":.1,9,40' '"text.text_encoder.pooled":{"dtype":"F32","shape":.1,24'; }
+clip_weights() { clip quick && clip_encode a -p "a fox" && clip_encode b -p "a (fox:1.0)" && clip_encode c -p "a (fox)" && same a b && ! cmp -s a c; }
+clip_chunks() { clip quick && clip_encode e -p "a fox BREAK moon" -n dog && has e '"text.text_encoder":{"dtype":"F32","shape":.2,154,32'; }
+clip_cached() { # what is kept are the network's outputs, before the weights
+    clip quick && for p in "a fox" "a (fox:1.3)" "a (fox:0.7)"; do clip_encode "$p" -p "$p"; done && ! cmp -s "a (fox:1.3)" "a (fox:0.7)" && clip_encode again -p "a (fox:1.3)" && same again "a (fox:1.3)"
+}
+clip_no_tokenizer() { penstock encode -m "$C/bare" -p fox -o e -q; is 3 && sentence vocab.json tokenizer.json && [ ! -e e ]; }
+clip_foreign_tokenizer() { clip bare && penstock encode -m model -p fox -o e -q; is 3 && sentence 733 120 && [ ! -e e ]; }
+clip_no_pictures() { penstock generate -m "$C/bare" -p fox -q -o out.png; is 2 && sentence "text encoder alone" && [ ! -e out.png ]; }
+ldm() { L=$FIXTURES/../ldm/models/ldm && penstock quantize "$L" -o m.penstock --type f32 -q && is 0 && ldm_run m.penstock a && ldm_run "$L" b && same a b; }
+ldm_run() { penstock generate -m "$1" -p "a fox" -n dog --cfg-scale 3 --steps 2 --precision f32 -q --trace "$2" -o out.png && is 0; }
+ldm_no_vocabulary() { cp -R "$FIXTURES/../ldm/models/ldm" model && chmod -R u+w model && rm model/tokenizer/vocab.txt && penstock generate -m model -p fox -q -o out.png; is 3 && sentence vocab.txt && [ ! -e out.png ]; }
 encode_is_traced() { # the same tensor by two ways
     generate -n dog --precision f32 --trace t && penstock encode -m "$S" -p "a red fox" -n dog --precision f32 -o e -q && is 0 || return 1
     command -v python3 >/dev/null || { echo "no python3"; return $SKIP; }
@@ -582,6 +597,15 @@ try 'container truncated much' truncated_container 200000
 try 'container of zeros' no_container
 try 'quantize: unknown type' quantize_bad_type
 try 'quantize: missing model' quantize_missing
+try 'CLIP alone: --tokens' clip_tokens
+try 'CLIP alone: weights of 1 change nothing' clip_weights
+try 'CLIP alone: BREAK' clip_chunks
+try 'CLIP alone: weights and the cache' clip_cached
+try 'CLIP alone: no tokenizer' clip_no_tokenizer
+try 'CLIP alone: the tokenizer of another' clip_foreign_tokenizer
+try 'CLIP alone: no pictures' clip_no_pictures
+try 'LDM: container f32 is the folder' ldm
+try 'LDM: no vocabulary' ldm_no_vocabulary
 try 'single files: SD 1 finds its configs' foreign_configs sd1.safetensors
 try 'single files: SD 2 finds its configs' foreign_configs sd2.safetensors
 try 'single files: SDXL finds its configs' foreign_configs xl.safetensors
