@@ -265,6 +265,19 @@ tiny_decode() { # its folder, its own file, a container of it
     penstock generate -m m.penstock -p fox -o d.png; is 2 && sentence autoencoder && [ ! -e d.png ]
 }
 tiny_in_sd() { penstock quantize "$FIXTURES/../sd/models/classic" -o m.penstock --type f32 -q --component vae="$E/usual" && is 0 && penstock generate -m m.penstock -p fox --steps 2 -q -o out.png && works && pixels out.png; }
+foreign_inpainting() { refused 2 paints -- generate -m "$I/inpainting.safetensors" --tokens 5 -q -o out.png; }
+foreign_lcm() { refused 3 time_embedding.cond_proj -- quantize "$I/lcm.safetensors" -o m.penstock --type q8 -q; }
+foreign_picture() { # two kinds of file, with and without a budget: the same picture
+    mkdir x && cp "$I/sd1_trainer.ckpt" x/a.ckpt && cp -r "$I/sd1" x/a && penstock generate -m "$I/sd1.safetensors" --tokens 5 --steps 2 -q -o a.png && is 0 &&
+        penstock generate -m x/a.ckpt --tokens 5 --steps 2 -q -o b.png && is 0 && penstock generate -m "$I/sd1.safetensors" --tokens 5 --steps 2 -q --memory-budget 40M -t 1 -o c.png && is 0 && same a.png c.png &&
+        penstock generate -m x/a.ckpt --tokens 5 --steps 2 -q -o d.png && is 0 && same b.png d.png && penstock quantize x/a.ckpt -o m.penstock --type f32 -q && is 0 &&
+        penstock generate -m m.penstock --tokens 5 --steps 2 -q -o e.png && is 0 && pixels e.png
+}
+foreign_t5() { # unpacked as it is read: the same with threads, under a budget, in a container
+    penstock encode -m "$I/t5.gguf" --tokens 9 -o a -q && is 0 && penstock encode -m "$I/t5.gguf" --tokens 9 -o b -q -t 1 --memory-budget 40M && is 0 && same a b &&
+        penstock quantize "$I/t5.gguf" -o m.penstock --type f32 -q && is 0 && penstock encode -m m.penstock --tokens 9 -o c -q && is 0 && same a c &&
+        penstock quantize "$M/sigma_1024" -o n.penstock --type f32 -q --component text_encoder="$I/t5.gguf" && is 0 && penstock encode -m n.penstock --tokens 9 -o d -q && is 0 && same a d
+}
 foreign_hostile() {
     mkdir x && cp "$I/nested.ckpt" x/a.ckpt && { printf '\200\002cos\nsystem\nX\004\000\000\000date\205R.' >x/b.ckpt; } && penstock inspect x/b.ckpt; is 3 && sentence pickle &&
         cut_file x/a.ckpt 40 && penstock generate -m x/a.ckpt -p fox -o out.png; is 3 && sentence zip && [ ! -e out.png ]
@@ -613,6 +626,10 @@ try 'single files: GGUF types' foreign_types
 try 'single files: a decoder as a component' foreign_vae
 try 'tiny autoencoder: decode' tiny_decode
 try 'tiny autoencoder: as a component' tiny_in_sd
+try 'single files: SD 1 makes a picture' foreign_picture
+try 'single files: GGUF of a T5' foreign_t5
+try 'single files: an inpainting UNet is known' foreign_inpainting
+try 'single files: an LCM is known' foreign_lcm
 try 'single files: hostile and truncated' foreign_hostile
 try 'quantize: truncated model' quantize_spoiled
 

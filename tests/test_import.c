@@ -1,9 +1,11 @@
 /* test_import.c: checkpoints of other tools: what their own packages read in them, and every kind of damage. */
+#define _GNU_SOURCE
 #include <criterion/criterion.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "import/table.h"
@@ -106,6 +108,7 @@ Test(import, xl_file) { check_model("xl.safetensors", "xl"); }
 Test(import, refiner_file) { check_model("refiner.safetensors", "refiner"); }
 Test(import, unet_alone) { check_model("unet_alone.gguf", "unet_alone"); }
 Test(import, sd_cpp_file) { check_model("sd_cpp.gguf", "sd_cpp"); }
+Test(import, t5_of_llama_cpp) { check_model("t5.gguf", "t5"); }
 Test(import, vae_alone) { check_model("vae_alone.safetensors", "vae_alone"); }
 
 Test(import, block_formats_keep_their_names)
@@ -145,6 +148,46 @@ Test(import, small_files_of_a_single_file)
     cr_assert(s && s->components == 1);
     check_blob(s, "config.json", "\"_class_name\": \"AutoencoderKL\"");
     source_close(s);
+}
+
+/* ---- names that do not keep what they promise ---- */
+
+static void refused_file(const char *header, size_t data, const char *word)
+{
+    char path[] = "/tmp/penstock-import-XXXXXX.safetensors";
+    int fd = mkstemps(path, 12);
+    size_t n = strlen(header), before = mem_in_use();
+    uint8_t bytes[4096] = {0};
+    status st = STATUS_INIT;
+    cr_assert(fd >= 0 && 8 + n + data <= sizeof bytes);
+    bytes[0] = (uint8_t)n;
+    bytes[1] = (uint8_t)(n >> 8);
+    memcpy(bytes + 8, header, n);
+    cr_assert_eq(write(fd, bytes, 8 + n + data), (ssize_t)(8 + n + data));
+    close(fd);
+    source *s = source_open(path, &st);
+    unlink(path);
+    cr_expect_eq(s == NULL, *word != 0, "%s: %s", word, st.text);
+    cr_expect(!*word || (st.code == STATUS_BAD_FILE && strstr(st.text, word)), "'%s' lacks '%s'", st.text, word);
+    source_close(s);
+    cr_expect_eq(mem_in_use(), before);
+}
+
+Test(import, names_that_lie)
+{
+#define WEIGHT(name, shape, bytes) "{\"" name "\":{\"dtype\":\"U8\",\"shape\":" shape ",\"data_offsets\":[0," #bytes "]}}"
+    refused_file(WEIGHT("cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight", "[6,2]", 12), 12, "");
+    refused_file(WEIGHT("cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight", "[4,2]", 8), 8, "three equal parts");
+    refused_file(WEIGHT("cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight", "[]", 1), 1, "three equal parts");
+    refused_file(WEIGHT("cond_stage_model.model.transformer.resblocks.0.attn.in_proj_bias", "[0]", 0), 0, "three equal parts");
+    refused_file(WEIGHT("cond_stage_model.model.text_projection", "[4]", 4), 4, "is no matrix");
+    refused_file(WEIGHT("cond_stage_model.model.text_projection", "[0,4]", 0), 0, "");
+    refused_file(WEIGHT("cond_stage_model.model.", "[4]", 4), 4, "");
+    refused_file(WEIGHT("model.diffusion_model.input_blocks.0.0.weight", "[4]", 4), 4, "");
+    refused_file(WEIGHT("first_stage_model.decoder.up.999999999999.block.0.norm1.weight", "[4]", 4), 4, "");
+    refused_file(WEIGHT("1.conv.4.weight", "[4]", 4), 4, "");
+    refused_file(WEIGHT("0.weight", "[4]", 4), 4, "");
+    refused_file("{}", 0, "");
 }
 
 /* ---- damage ---- */

@@ -48,6 +48,14 @@ static const struct { const char *prefix; int64_t columns; const char *configs; 
     {"", 0, "sd15"},
 };
 
+/* A relative of a system, whose own configs come first: `key` is there, and of `size` in dimension `dim` (0: any). */
+static const struct { const char *configs, *key; int dim; int64_t size; const char *own; } relatives[] = {
+    {"sd15", "model.diffusion_model.time_embed.cond_proj.weight", 0, 0, "lcm_dreamshaper_v7"},
+    {"sdxl_base", "model.diffusion_model.time_embed.cond_proj.weight", 0, 0, "lcm_sdxl"},
+    {"sd15", "model.diffusion_model.input_blocks.0.0.weight", 1, 9, "sd15_inpainting"},
+    {"sd2", "model.diffusion_model.input_blocks.0.0.weight", 1, 9, "sd2_inpainting"},
+};
+
 /* A part by itself, without prefix: it holds `key`, and dimension `dim` of `sized` is `size` (any where sized is NULL). */
 static const struct { const char *key, *sized; int dim; int64_t size; const name_rules *rules; const char *configs; } alone[] = {
 #define ATTENTION(block) "input_blocks." block ".1.transformer_blocks.0.attn2.to_k.weight"
@@ -88,6 +96,7 @@ typedef struct single {
     place bare;
     const char *component[MOST_PARTS];
     int components;
+    const char *own;               /* a relative's, which come before `configs`; NULL */
     char configs[64];              /* "sd15", or "sd15/unet" of a bare part; "": unknown */
     char folder[MOST_PATH];        /* beside the file */
 } single;
@@ -119,11 +128,22 @@ static bool reads_text_of(const tensor_table *t, const char *prefix, int64_t col
     return false;
 }
 
+static void find_relative(single *s, const char *configs)
+{
+    for (size_t i = 0; i < sizeof relatives / sizeof *relatives && !s->own; i++) {
+        const file_tensor *t = table_find(s->t, relatives[i].key);
+        if (t && strcmp(configs, relatives[i].configs) == 0 && (!relatives[i].size || (t->dims > relatives[i].dim && t->shape[relatives[i].dim] == relatives[i].size)))
+            s->own = relatives[i].own;
+    }
+}
+
 static void find_system(single *s)
 {
     for (size_t i = 0; i < sizeof systems / sizeof *systems && !*s->configs; i++)
-        if (first_with(s->t, systems[i].prefix) >= 0 && (!systems[i].columns || reads_text_of(s->t, systems[i].prefix, systems[i].columns)))
+        if (first_with(s->t, systems[i].prefix) >= 0 && (!systems[i].columns || reads_text_of(s->t, systems[i].prefix, systems[i].columns))) {
+            find_relative(s, systems[i].configs);
             snprintf(s->configs, sizeof s->configs, "%s%s%s", systems[i].configs, s->components == 1 ? "/" : "", s->components == 1 ? s->component[0] : "");
+        }
 }
 
 static void find_alone(single *s)
@@ -198,6 +218,8 @@ static bool add_part(single *s, const place *p, const name_depth *depth)
         int n = names_apply(p->rules, depth, t->tensor[i].name + strlen(p->prefix), &t->tensor[i], s->path, out, s->d.st);
         for (int k = 0; k < n; k++)
             draft_weight_of(&s->d, component, out[k].name, &out[k].tensor);
+        if (n == 0) /* nobody will ask for it: it shows up among what was left out */
+            draft_weight_of(&s->d, component, t->tensor[i].name + strlen(p->prefix), &t->tensor[i]);
         if (n < 0 || !status_ok(s->d.st))
             return false;
     }
@@ -230,18 +252,29 @@ static bool try_blob(single *s, const char *name, const char *path)
     return true;
 }
 
+static bool shipped_blob(single *s, const char *configs, const char *part, const char *name)
+{
+    char data[256];
+    snprintf(data, sizeof data, "configs/%s%s/%s", configs, part, name);
+    char *found = paths_data(data, s->d.st);
+    bool ok = try_blob(s, name, found);
+    mem_free(found);
+    return ok;
+}
+
 /* COMPONENT/FILE from the folder beside the model, or from what ships. */
 static void add_blob(single *s, const char *component, const char *file)
 {
-    char name[128], path[2 * MOST_PATH], data[256];
+    char name[128], path[2 * MOST_PATH];
     snprintf(name, sizeof name, "%s%s%s", component, *component ? "/" : "", file);
     snprintf(path, sizeof path, "%s/%s", s->folder, name);
-    if ((*s->folder && try_blob(s, name, path)) || !*s->configs)
+    if (*s->folder && try_blob(s, name, path))
         return;
-    snprintf(data, sizeof data, "configs/%s/%s", s->configs, name);
-    char *found = paths_data(data, s->d.st);
-    try_blob(s, name, found);
-    mem_free(found);
+    const char *part = strchr(s->configs, '/');
+    if (s->own && shipped_blob(s, s->own, part ? part : "", name))
+        return;
+    if (*s->configs)
+        shipped_blob(s, s->configs, "", name);
 }
 
 static void add_blobs(single *s)
