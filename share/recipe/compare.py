@@ -22,7 +22,7 @@ def make(penstock, model, folder, lines, extra):
     for i, l in enumerate(lines):
         png, trace = '%s/%04d.png' % (folder, i), '%s/%04d.safetensors' % (folder, i)
         if not os.path.exists(png):
-            subprocess.run([penstock, 'generate', '-q', '-m', model, '-p', l['prompt'], '-s', str(l['seed']), '-o', png, '--trace', trace] + extra, check=True)
+            subprocess.run([penstock, 'generate', '-q', '-m', model, '-p', l['prompt'], '-s', str(l['seed']), '-o', png, '--no-cache', '--trace', trace] + extra, check=True)
 
 
 def against(a, b, n):

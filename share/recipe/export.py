@@ -20,9 +20,14 @@ if __name__ == '__main__':
     te, dit, vae, d = load(W, V)
     T = sys.argv[4] if len(sys.argv) > 4 else W
     if T != W: te.load_state_dict(torch.load(T + '/te.pt'))
+    if os.path.exists(W + '/dit_tuned.pt'): dit.load_state_dict(torch.load(W + '/dit_tuned.pt'))   # tune_dit.py, the last step
     pipe = PixArtSigmaPipeline(load_tok(T), te, vae, dit, sched()).to(torch.float16)
     pipe.save_pretrained(O, safe_serialization=True)
     if not os.path.exists(O + '/tokenizer/spiece.model'): shutil.copy(T + '/tokenizer/spiece.model', O + '/tokenizer/spiece.model')
+    if os.path.exists(O + '/tokenizer/tokenizer.json'): os.remove(O + '/tokenizer/tokenizer.json')     # says the same at three times the size
+    from safetensors.torch import load_file, save_file
+    w = O + '/vae/diffusion_pytorch_model.safetensors'                                                 # the encoder was never trained: latents come from PCA
+    save_file({k: v for k, v in load_file(w).items() if not k.startswith(('encoder.', 'quant_conv.'))}, w, metadata={'format': 'pt'})
     n = lambda m: sum(p.numel() for p in m.parameters())
     dec = n(vae.decoder) + n(vae.post_quant_conv)
     print('trained on %d pictures; parameters: T5 %d, DiT %d, decoder %d, together %d' % (d['seen'], n(te), n(dit), dec, n(te) + n(dit) + dec))
