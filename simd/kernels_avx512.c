@@ -10,9 +10,9 @@
 #include "simd/float_kernels.inc"
 
 /* dpbusd multiplies unsigned by signed bytes: the weights enter as w + 128 and 128 times the sum of the activations is
- * taken off again. A panel's chunk of 16 k is four registers of 4 rows x 16 k; 4 tokens x 4 registers of sums stay in
+ * taken off again. A panel's chunk of 16 k is four registers of 4 rows x 16 k; 4 tokens (5 at the end) x 4 registers of sums stay in
  * registers (6 tokens spill with gcc 12, and run at half the rate). */
-enum { I8_TOKENS = 4, PREFETCH_AHEAD = 2048 };
+enum { I8_TOKENS = 5, PREFETCH_AHEAD = 4096 };
 
 /* Sums are kept as what they are, not as __m512i: converting back and forth in a loop makes gcc 12 keep each twice. */
 typedef int32_t v16si __attribute__((vector_size(64)));
@@ -77,7 +77,9 @@ ALWAYS void i8_tile(int T, const i8_job *g, int t)
         _mm512_mask_storeu_ps(g->out + (size_t)(t + i) * g->out_stride, rows, _mm512_mul_ps(total[i], scale));
 }
 
+static __attribute__((noinline)) void i8_tile_5(const i8_job *g, int t) { i8_tile(5, g, t); }
 static __attribute__((noinline)) void i8_tile_4(const i8_job *g, int t) { i8_tile(4, g, t); }
+static __attribute__((noinline)) void i8_tile_3(const i8_job *g, int t) { i8_tile(3, g, t); }
 static __attribute__((noinline)) void i8_tile_2(const i8_job *g, int t) { i8_tile(2, g, t); }
 static __attribute__((noinline)) void i8_tile_1(const i8_job *g, int t) { i8_tile(1, g, t); }
 
@@ -85,15 +87,11 @@ void gemm_i8_avx512(const int8_t *const *a, const float *a_scale, const int32_t 
                     int depth, const int8_t *w, const float *row_scale, int rows, float *out, size_t out_stride)
 {
     const i8_job g = {a, a_scale, a_sum, tokens, segments, depth, w, row_scale, rows, out, out_stride};
-    int t = 0;
-    for (; t + 4 <= tokens; t += 4)
-        i8_tile_4(&g, t);
-    if (t + 2 <= tokens) {
-        i8_tile_2(&g, t);
-        t += 2;
+    static void (*const tiles[])(const i8_job *g, int t) = {NULL, i8_tile_1, i8_tile_2, i8_tile_3, i8_tile_4, i8_tile_5};
+    for (int t = 0, step; t < tokens; t += step) {
+        step = tokens - t <= 5 ? tokens - t : 4; /* none is left to go alone, which takes as long as two */
+        tiles[step](&g, t);
     }
-    if (t < tokens)
-        i8_tile_1(&g, t);
 }
 
 /* The tables of 4 rows, one a lane; shift 0: for the first 16 k of the block, 4: for the second. */

@@ -115,7 +115,7 @@ ALWAYS void i8_tile(int T, const i8_job *g, int t)
     }
 }
 
-#define TILES(X) X(6) X(4) X(2) X(1)
+#define TILES(X) X(6) X(5) X(4) X(3) X(2) X(1)
 #define TILE(T) static __attribute__((noinline)) void i8_tile_##T(const i8_job *g, int t) { i8_tile(T, g, t); }
 TILES(TILE)
 #undef TILE
@@ -123,19 +123,12 @@ TILES(TILE)
 static void SET(gemm_i8)(const int8_t *const *a, const float *a_scale, const int32_t *a_sum, int tokens, int segments, int depth,
                          const int8_t *w, const float *row_scale, int rows, float *out, size_t out_stride)
 {
-    static const struct {
-        int tokens;
-        void (*run)(const i8_job *g, int t);
-    } tiles[] = {
-#define TILE(T) {T, i8_tile_##T},
-        TILES(TILE)
-#undef TILE
-    };
+    static void (*const tiles[])(const i8_job *g, int t) = {NULL, i8_tile_1, i8_tile_2, i8_tile_3, i8_tile_4, i8_tile_5, i8_tile_6};
     const i8_job g = {a, a_scale, a_sum, tokens, segments, depth, w, row_scale, rows, out, out_stride};
-    for (int t = 0, i = 0; t < tokens; t += tiles[i].tokens) {
-        while (tiles[i].tokens > tokens - t)
-            i++;
-        tiles[i].run(&g, t);
+    for (int t = 0, step; t < tokens; t += step) {
+        int left = tokens - t;
+        step = left >= 12 ? 6 : left > 6 ? (left + 1) / 2 : left; /* none is left to go alone */
+        tiles[step](&g, t);
     }
 }
 
