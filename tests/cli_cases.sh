@@ -288,6 +288,11 @@ foreign_hostile() {
 
 encoded() { penstock encode -m "$S" -p "a red fox" -o e -q "$@" && is 0; }
 embeddings() { generate -n dog --no-cache && mv out.png a.png && encoded -n dog && generate -n dog --embeddings e --json && json ../out 'd["prompts_found"] == 2 and not [s for s in d["stages"] if s["name"] == "text_encoder"]' && same a.png out.png; }
+cache_sd() { # two encoders, pooled outputs
+    set -- -m "$M/../../sd/models/xl" -p "a (red:1.3) fox" -n dog --steps 2 -q
+    penstock generate "$@" -o a.png --json && is 0 && json ../out 'd["prompts_found"] == 0' && penstock generate "$@" -o b.png --json && is 0 && json ../out 'd["prompts_found"] > 0 and not sum(s["stream_bytes"] for s in d["stages"] if "text" in s["name"])' && same a.png b.png &&
+        penstock encode -m "$2" -p "a (red:1.3) fox" -n dog -q -o e && is 0 && penstock generate "$@" -o b.png --embeddings e --json --no-cache && is 0 && same a.png b.png && json ../out 'not [s for s in d["stages"] if "text" in s["name"]]'
+}
 embeddings_alone() { generate && mv out.png a.png && encoded && generate --embeddings e --json --no-cache && json ../out 'd["prompts_found"] == 1' && same a.png out.png && generate --cfg-scale 1 && mv out.png a.png && generate --cfg-scale 1 --embeddings e --json && json ../out 'd["prompts_found"] == 1' && same a.png out.png; }
 embeddings_no_prompt() { encoded -n dog && penstock generate -m "$S" --embeddings e --steps 2 -s 1 -q -o out.png && works && generate -n dog --trace t && generate -n dog --embeddings e --trace u && same t u; }
 embeddings_other() { penstock encode -m "$M/alpha_1024" -p fox -o e -q && is 0 && generate --embeddings e; is 3 && sentence e 48 40 && [ ! -e out.png ]; }
@@ -313,6 +318,7 @@ file_same() { # MODEL OPTION...: what a prompt becomes does not depend on its co
     m=$1; shift; set -- -m "$m" --steps 2 -s 1 -q --no-cache "$@"
     lines && alone "$@" && penstock generate "$@" --prompt-file lines -o x.png && is 0 && as_alone && [ "$(ls *.png | wc -l)" -eq 14 ]
 }
+file_sd() { file_same "$M/../../sd/models/xl" && rm -f * && file_same "$M/../../sd/models/classic" --clip-skip 2; }
 file_budget() { # whatever fits
     set -- -m "$S" --steps 2 -s 1 -q --no-cache
     lines && alone "$@" && penstock generate "$@" -p "a cat in the rain" -W 64 -b 2 -o y.png --memory-budget 3M --json; n=$(member ../out least_bytes) || say "$n" || return 1
@@ -542,6 +548,7 @@ try 'cache: altered entries' cache_altered
 try 'cache: nowhere to lie' cache_nowhere
 try 'cache: bounded' cache_bounded
 try 'cache: several processes' cache_crowd
+try 'cache and embeddings, stable diffusion' cache_sd
 try 'embeddings' embeddings
 try 'embeddings of the prompt alone' embeddings_alone
 try 'embeddings without a prompt' embeddings_no_prompt
@@ -552,7 +559,9 @@ try 'prompt file: as one by one' file_same "$S"
 try 'prompt file: as one by one, f32' file_same "$S" --precision f32
 try 'prompt file: as one by one, without guidance' file_same "$S" --cfg-scale 1
 try 'prompt file: as one by one, q4' file_container
+try 'prompt file: as one by one, stable diffusion' file_sd
 try 'prompt file: budgets' file_budget
+try 'prompt file: a picture that is missing' file_refused 2 nowhere '{"prompt": "a", "init_img": "nowhere.png"}' 3
 try 'prompt file: one pass' file_one_pass
 try 'prompt file: unknown option' file_refused 2 colour '{"prompt": "a", "colour": 3}' 2
 try 'prompt file: near option' file_refused 2 height '{"prompt": "a", "hieght": 3}' 2

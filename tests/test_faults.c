@@ -37,12 +37,14 @@ static void shell(const char *command, const char *a, const char *b)
 
 static void remove_folder(void) { shell("rm -rf", folder, folder); }
 
-static const char *fixture(char path[1024])
+static const char *fixture_named(char path[1024], const char *name)
 {
     const char *fixtures = getenv("PENSTOCK_FIXTURES");
-    snprintf(path, 1024, "%s/pixart/models/sigma_small", fixtures ? fixtures : "tests/fixtures");
+    snprintf(path, 1024, "%s/%s", fixtures ? fixtures : "tests/fixtures", name);
     return path;
 }
+
+static const char *fixture(char path[1024]) { return fixture_named(path, "pixart/models/sigma_small"); }
 
 static int entries(const char *name)
 {
@@ -251,6 +253,19 @@ Test(faults, every_allocation_of_generate_with_a_cache, .init = make_folder, .fi
     job j = job_of(generate, 0, path);
     j.cache = true;
     every_allocation(j, 50);
+}
+
+/* Two encoders, another tokenizer, another network: more of everything, so not every one. */
+Test(faults, stable_diffusion, .init = make_folder, .fini = remove_folder)
+{
+    char path[1024];
+    job j = {.run = generate, .model = fixture_named(path, "sd/models/xl"), .stride = 31};
+    every_allocation(j, 50);
+    j.budget = narrow(path);
+    j.stride = 61;
+    every_allocation(j, 50);
+    j.stride = 17;
+    every_read(j, 20, EIO, STATUS_BAD_FILE);
 }
 
 Test(faults, every_allocation_of_quantize, .init = make_folder, .fini = remove_folder)

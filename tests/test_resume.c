@@ -14,6 +14,7 @@
 #include "sampling/sampler.h"
 
 static char folder[256], checkpoint[300];
+static const char *model_name = "pixart/models/sigma_small";
 
 static void make_folder(void)
 {
@@ -33,7 +34,7 @@ static source *open_fixture(status *st)
 {
     const char *fixtures = getenv("PENSTOCK_FIXTURES");
     char path[1024];
-    snprintf(path, sizeof path, "%s/pixart/models/sigma_small", fixtures ? fixtures : "tests/fixtures");
+    snprintf(path, sizeof path, "%s/%s", fixtures ? fixtures : "tests/fixtures", model_name);
     return source_open(path, st);
 }
 
@@ -95,6 +96,26 @@ static bool same_picture(const result *a, const result *b)
 }
 
 /* Killed before call k, then before call k + 2, then left alone. */
+static void kill_everywhere(request q, const char *what)
+{
+    result whole = run_whole(&q);
+    int calls = whole.evaluations;
+    cr_assert_gt(calls, 2);
+    q.checkpoint = checkpoint;
+    for (int call = 1; call < calls; call++) {
+        run_killed(&q, call);
+        if (call + 2 < calls)
+            run_killed(&q, call + 2);
+        result rest = run_whole(&q);
+        int first = call + 2 < calls ? call + 2 : call;
+        cr_assert_eq(rest.evaluations, calls - first, "%s: %d calls were left of %d, not %d", what, rest.evaluations, calls, calls - first);
+        cr_assert(same_picture(&whole, &rest), "%s: another picture after call %d", what, first);
+        result_free(&rest);
+        unlink(checkpoint);
+    }
+    result_free(&whole);
+}
+
 Test(resume, every_sampler_after_every_call, .init = make_folder, .fini = remove_folder)
 {
     int tried = 0;
@@ -108,24 +129,25 @@ Test(resume, every_sampler_after_every_call, .init = make_folder, .fini = remove
         if (!fits)
             continue;
         tried++;
-        result whole = run_whole(&q);
-        int calls = whole.evaluations;
-        q.checkpoint = checkpoint;
-        for (int call = 1; call < calls; call++) {
-            run_killed(&q, call);
-            if (call + 2 < calls)
-                run_killed(&q, call + 2);
-            result rest = run_whole(&q);
-            int first = call + 2 < calls ? call + 2 : call;
-            cr_assert_eq(rest.first_call, first, "%s: went on from call %d, not from %d", row->method, rest.first_call, first);
-            cr_assert_eq(rest.evaluations, calls - first);
-            cr_assert(same_picture(&whole, &rest), "%s: another picture after call %d", row->method, first);
-            result_free(&rest);
-            unlink(checkpoint);
-        }
-        result_free(&whole);
+        kill_everywhere(q, row->method);
     }
     cr_assert_geq(tried, 13, "only %d methods", tried);
+}
+
+/* A UNet with two encoders; from noise, and from a picture. */
+Test(resume, stable_diffusion, .init = make_folder, .fini = remove_folder)
+{
+    static uint8_t rgb[64 * 64 * 3];
+    for (size_t i = 0; i < sizeof rgb; i++)
+        rgb[i] = (uint8_t)(i * i >> 7);
+    pixmap picture = {.width = 64, .height = 64, .rgb = rgb};
+    model_name = "sd/models/xl";
+    kill_everywhere(request_for("euler_a"), "xl");
+    request q = request_for("dpm++2m_sde");
+    q.init = &picture;
+    q.strength = 0.8;
+    q.batch_count = 1;
+    kill_everywhere(q, "xl from a picture");
 }
 
 static status run_refused(const request *q)

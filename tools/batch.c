@@ -1,7 +1,9 @@
 /* The lines of a prompt file: as many as the budget allows through one pass of the encoders, and of those with the same settings as many as it
  * allows through one pass of the denoiser. What a prompt becomes does not depend on its company. */
+#include <errno.h>
 #include <math.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "models/embeddings.h"
@@ -32,7 +34,12 @@ static bool by_itself(const options *o)
 static bool check_line(const prompt_line *line, status *st)
 {
     request q;
-    return make_request(&line->o, NULL, &q, st) && check_outputs(&line->o, st);
+    const options *o = &line->o;
+    const char *inputs[] = {o->init_img, o->mask, o->embeddings, o->load_latents};
+    for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++)
+        if (inputs[i] && access(inputs[i], R_OK) != 0)
+            return status_set(st, STATUS_BAD_FILE, "%s: %s", inputs[i], strerror(errno));
+    return make_request(o, NULL, &q, st) && check_outputs(o, st);
 }
 
 /* What only the model can tell (its sizes, its methods, the budget), once for all lines with the same settings. */
@@ -213,11 +220,12 @@ static bool run_line(prompt_lines *l, int i, const source *src, run_one_fn one, 
     return false;
 }
 
-/* Lines whose tokens are counted alike, from `first` on. */
+/* Lines whose prompts are encoded alike, from `first` on. */
 static int alike(const prompt_lines *l, int first)
 {
     int end = first + 1;
-    while (end < l->count && l->line[end].o.max_sequence_length == l->line[first].o.max_sequence_length)
+    while (end < l->count && l->line[end].o.max_sequence_length == l->line[first].o.max_sequence_length &&
+           l->line[end].o.clip_skip == l->line[first].o.clip_skip)
         end++;
     return end;
 }
