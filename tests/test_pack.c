@@ -37,6 +37,7 @@ static const sample samples[] = {
     {"unet", "small.weight", TYPE_Q4, {33, 9, 64}, ROLE_CONV},
     {"unet", "small.bias", TYPE_F32, {1, 1, 33}, ROLE_VECTOR},
     {"vae", "w", TYPE_BF16, {64, 9, 16}, ROLE_CONV},
+    {"vae", "finer.weight", TYPE_Q5, {500, 9, 256}, ROLE_CONV},
 };
 enum { SAMPLES = sizeof samples / sizeof *samples };
 
