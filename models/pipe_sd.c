@@ -9,6 +9,7 @@
 
 #include "base/mem.h"
 #include "models/pipe_sd.h"
+#include "models/tensor_file.h"
 
 enum { MOST_IMAGES = 64 };
 /* The classes differ in this. */
@@ -128,12 +129,26 @@ static bool check_pictures(sd *p, bool refining)
     return true;
 }
 
+/* Does --embeddings bring an unconditional half? */
+static bool negative_given(const sd *p)
+{
+    tensor_file f;
+    if (!p->e.request->embeddings)
+        return false;
+    bool open = tensor_file_open(&f, p->e.request->embeddings, p->e.st);
+    const safetensor *t = open ? safetensors_find(f.table, "text.text_encoder_2") : NULL;
+    bool two = t && t->dims == 3 && t->shape[0] == 2;
+    tensor_file_close(&f);
+    return two;
+}
+
 static bool choose_guidance(sd *p)
 {
     const request *q = p->e.request;
     p->guidance = isnan(q->guidance_scale) ? p->kind->guidance : q->guidance_scale;
     p->guided = (p->kind->ldm ? p->guidance != 1 : p->guidance > 1) && !p->unet.guidance_dim && !p->kind->lcm;
-    if (!prompt_set_open(&p->prompts, q, !p->guided ? GUIDE_NONE : p->zeros_for_empty ? GUIDE_NAMED : GUIDE_ALL, p->e.st))
+    bool zeros = p->zeros_for_empty && !(p->guided && negative_given(p));
+    if (!status_ok(p->e.st) || !prompt_set_open(&p->prompts, q, !p->guided ? GUIDE_NONE : zeros ? GUIDE_NAMED : GUIDE_ALL, p->e.st))
         return false;
     p->images = p->prompts.images;
     if (p->images > MOST_IMAGES)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# cli_cases.sh: what the contract promises about the command line, tried on the tiny models of fixtures/pixart.
+# cli_cases.sh: what the contract promises about the command line, tried on the tiny models of fixtures/pixart and fixtures/sd.
 #
 #     cli_cases.sh [-v] [-k WORD] [FIXTURES]        $PENSTOCK: the binary (default ./penstock)
 #
@@ -433,6 +433,40 @@ quantize_spoiled() { copy sigma_small && cut_file model/transformer/diffusion_py
 small_type() { container sigma_small q4 && small=$(wc -c <c.penstock) && container sigma_small f32 && [ "$small" -lt "$(wc -c <c.penstock)" ] || say "q4 $small, f32 $(wc -c <c.penstock)"; }
 w=diffusion_pytorch_model.safetensors
 
+# Stable Diffusion: pictures that are given ------------------------------------------------------------------------------
+
+D=$(cd "$FIXTURES/../sd" && pwd)
+sd() { penstock generate -m "$D/models/classic" -p "a red fox" --steps 3 -s 1 -q -o out.png --no-cache "$@"; }
+sd_bad() { # STATUS WORD... -- ARGUMENTS
+    wanted=$1 words=; shift
+    while [ "$1" != -- ]; do words="$words $1"; shift; done
+    shift
+    sd "$@"
+    is "$wanted" && sentence $words && [ ! -e out.png ]
+}
+picture=$D/pictures/stripes.png mask=$D/pictures/blob.png
+sd_text() { echo "no picture" >x.png && sd_bad 3 x.png PNG -- -i x.png; }
+sd_short() { head -c 900 "$picture" >x.png && sd_bad 3 x.png PNG -- -i x.png; }
+sd_paints() { penstock generate -m "$D/models/paint9" -p fox --steps 2 -q -o out.png; is 2 && sentence mask && nothing_left && penstock plan "$D/models/paint9"; is 0; }
+sd_previews() { sd --preview 2 -b 2 && works && [ -s out_step_2.png ] && [ -s out_2_step_2.png ] && [ "$(ls | wc -l)" -eq 6 ]; }
+sd_budget() { # the least also walks the guidance pair one by one
+    sd -b 2 --memory-budget 3M; is 4 && n=$(sed -n 's/.*at least \([0-9.]*[KMG]*\) is needed.*/\1/p' ../err) && [ -n "$n" ] || return 1
+    sd -b 2 --trace a && mv out.png a.png && sd -b 2 --trace b --memory-budget "$n" -t 1 && same a.png out.png && same a b
+}
+sd_checkpoint() { # painting goes on with the same noise behind the mask
+    set -- -i "$picture" --mask "$mask" --sampling-method euler_a --steps 6
+    sd "$@" && works && mv out.png a.png
+    for pause in 0.02 0.04 0.08 0.15; do
+        "$PENSTOCK" generate -m "$D/models/classic" -p "a red fox" -s 1 -q -o b.png --no-cache "$@" --checkpoint c & pid=$!; sleep $pause; kill -KILL $pid 2>/dev/null; wait $pid 2>/dev/null
+    done
+    sd "$@" --checkpoint c && same a.png out.png
+}
+sd_container() { penstock quantize "$D/models/$1" -o c.penstock --type q8 -q && is 0 && penstock generate -m c.penstock -p fox --steps 2 -q -o out.png -i "$picture" --strength 0.8 && works; }
+sd_file() { printf 'a fox\n{"prompt":"a dog","negative_prompt":"rain","seed":3}\n' >f && penstock generate -m "$D/models/$1" --prompt-file f --steps 2 -s 1 -q -o x.png --no-cache && is 0 && penstock generate -m "$D/models/$1" -p "a dog" -n rain -s 3 --steps 2 -q -o y.png --no-cache && same y.png x_2.png; }
+sd_encode() { penstock encode -m "$D/models/xl" -p fox -n rain -o e -q && is 0 && penstock generate -m "$D/models/xl" --embeddings e --steps 2 -q -o a.png --trace a && is 0 && penstock generate -m "$D/models/xl" -p fox -n rain --steps 2 -q -o b.png --no-cache --trace b && same a b; }
+sd_decode() { sd --save-latents l && penstock decode -m "$D/models/classic" -i l -o b.png -q && is 0 && [ -s b.png ]; }
+
+
 try 'a picture, quietly' plain_run
 try 'progress without -q' quiet_less
 try 'help' help_works --help
@@ -644,6 +678,28 @@ try 'single files: an inpainting UNet is known' foreign_inpainting
 try 'single files: an LCM is known' foreign_lcm
 try 'single files: hostile and truncated' foreign_hostile
 try 'quantize: truncated model' quantize_spoiled
+
+try 'picture missing' sd_bad 3 nowhere.png -- -i nowhere.png
+try 'picture that is none' sd_text
+try 'picture cut short' sd_short
+try 'picture for a model that takes none' refused 2 init-img -- generate -m "$S" -p fox -q -o out.png -i "$picture"
+try 'mask without a picture' sd_bad 2 mask init-img -- --mask "$mask"
+try 'inpainting model without a picture' sd_paints
+try 'strength that leaves no step' sd_bad 2 strength -- -i "$picture" --strength 0.1 --sampling-method ddim
+try 'strength out of range' sd_bad 2 strength -- -i "$picture" --strength 1.5
+try 'size between multiples' sd_bad 2 30x32 32x32 -- -W 30 -H 32
+try 'clip skip too deep' sd_bad 2 clip-skip -- --clip-skip 9
+try 'refiner missing' sd_bad 3 nowhere -- --refiner nowhere
+try 'refiner with nothing to do' refused 2 refiner-start -- generate -m "$D/models/xl" -p fox --steps 3 -q -o out.png --refiner "$D/models/refiner" --refiner-start 1
+try 'previews' sd_previews
+try 'guidance one by one' sd_budget
+try 'checkpoint: painting' sd_checkpoint
+try 'container of Stable Diffusion' sd_container classic
+try 'container of SDXL' sd_container xl
+try 'prompt file: Stable Diffusion' sd_file classic
+try 'prompt file: SDXL' sd_file xl
+try 'embeddings of two encoders' sd_encode
+try 'latents of Stable Diffusion' sd_decode
 
 [ $skipped -eq 0 ] || echo "$skipped skipped"
 echo "$passed passed, $failed failed"
