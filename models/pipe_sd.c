@@ -15,11 +15,11 @@ enum { MOST_IMAGES = 64 };
 /* The classes differ in this. */
 #define SD_FORCED "{\"steps_offset\": 1, \"clip_sample\": false}", "{\"steps_offset\": 1, \"skip_prk_steps\": true}"
 
-static const sd_kind sd_classic = {"sd", false, false, false, 50, 7.5, 0.8, 1, SD_FORCED};
-static const sd_kind sd_lcm = {"lcm", false, true, false, 4, 8.5, 0.8, 1, NULL, NULL};
-static const sd_kind sd_xl = {"sdxl", true, false, false, 50, 5, 0.3, 0.9999, NULL, NULL};
-static const sd_kind sd_xl_paint = {"sdxl_inpaint", true, false, false, 50, 7.5, 0.3, 0.9999, NULL, NULL};
-static const sd_kind sd_ldm = {"ldm", false, false, true, 50, 1, 0.8, 1, NULL, NULL};
+/* xl, lcm, ldm; steps; guidance, with a mask; strength, with a mask; what the class forces on its scheduler */
+static const sd_kind sd_classic = {"sd", false, false, false, 50, 7.5, 7.5, 0.8, 1, SD_FORCED};
+static const sd_kind sd_lcm = {"lcm", false, true, false, 4, 8.5, 8.5, 0.8, 1, NULL, NULL};
+static const sd_kind sd_xl = {"sdxl", true, false, false, 50, 5, 7.5, 0.3, 0.9999, NULL, NULL};
+static const sd_kind sd_ldm = {"ldm", false, false, true, 50, 1, 1, 0.8, 1, NULL, NULL};
 
 /* ---- setting up ---- */
 
@@ -101,7 +101,7 @@ static bool choose_calls(sd *p, bool refining)
     const request *q = p->e.request;
     p->end = sampler_calls(p->sampler);
     p->strength = isnan(q->strength) ? p->painting ? p->kind->mask_strength : p->kind->strength : q->strength;
-    if (q->init && !refining)
+    if (q->init && !refining && !(p->kind->lcm && sampler_begin_distilled(p->sampler, p->strength)))
         p->first = sampler_begin_at(p->sampler, p->strength);
     if (refining)
         p->first = sampler_begin_from(p->sampler, q->refiner_start);
@@ -145,7 +145,7 @@ static bool negative_given(const sd *p)
 static bool choose_guidance(sd *p)
 {
     const request *q = p->e.request;
-    p->guidance = isnan(q->guidance_scale) ? p->kind->guidance : q->guidance_scale;
+    p->guidance = isnan(q->guidance_scale) ? p->painting ? p->kind->mask_guidance : p->kind->guidance : q->guidance_scale;
     p->guided = (p->kind->ldm ? p->guidance != 1 : p->guidance > 1) && !p->unet.guidance_dim && !p->kind->lcm;
     bool zeros = p->zeros_for_empty && !(p->guided && negative_given(p));
     if (!status_ok(p->e.st) || !prompt_set_open(&p->prompts, q, !p->guided ? GUIDE_NONE : zeros ? GUIDE_NAMED : GUIDE_ALL, p->e.st))
@@ -412,4 +412,3 @@ VARIANT(sd, sd_classic)
 VARIANT(sd_lcm, sd_lcm)
 VARIANT(sd_ldm, sd_ldm)
 VARIANT(sd_xl, sd_xl)
-VARIANT(sd_xl_paint, sd_xl_paint)

@@ -17,7 +17,7 @@ typedef struct sd_kind {        /* a pipeline class of diffusers: its defaults *
     bool lcm;                   /* guidance is an input of the network, there is no negative prompt */
     bool ldm;                   /* the first of them: LDMBert, a decoder called vqvae, latents of an eighth of the size asked for */
     int steps;
-    double guidance, strength, mask_strength; /* strength: with a picture; with a picture and a mask */
+    double guidance, mask_guidance, strength, mask_strength; /* strength: with a picture; mask_: with a picture and a mask */
     const char *forced, *mask_forced; /* on the scheduler's config */
 } sd_kind;
 

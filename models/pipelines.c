@@ -25,7 +25,7 @@ static const struct { const char *class_name, *model_type; const pipeline_row *r
     {"StableDiffusionInpaintPipeline", NULL, &pipeline_sd},
     {"StableDiffusionPipeline", NULL, &pipeline_sd},
     {"StableDiffusionXLImg2ImgPipeline", NULL, &pipeline_sd_xl},
-    {"StableDiffusionXLInpaintPipeline", NULL, &pipeline_sd_xl_paint},
+    {"StableDiffusionXLInpaintPipeline", NULL, &pipeline_sd_xl},
     {"StableDiffusionXLPipeline", NULL, &pipeline_sd_xl},
     {"T5EncoderModel", "t5", &pipeline_t5},
     {"T5ForConditionalGeneration", NULL, &pipeline_t5},
@@ -78,7 +78,7 @@ static uint64_t bytes_read(const source *src)
 }
 
 /* Those that take a picture to begin with, a mask and a refiner. */
-static const pipeline_row *const with_pictures[] = {&pipeline_sd, &pipeline_sd_lcm, &pipeline_sd_ldm, &pipeline_sd_xl, &pipeline_sd_xl_paint};
+static const pipeline_row *const with_pictures[] = {&pipeline_sd, &pipeline_sd_lcm, &pipeline_sd_ldm, &pipeline_sd_xl};
 
 static bool takes_all(const pipeline_row *row, const source *src, const request *q, status *st)
 {

@@ -177,6 +177,16 @@ int sampler_begin_at(sampler *s, double strength)
     return s->begin;
 }
 
+bool sampler_begin_distilled(sampler *s, double strength)
+{
+    int points = (int)(s->config.original_inference_steps * strength);
+    if (s->row->ops->class_bit != CLASS_LCM || points < s->steps)
+        return false;
+    schedule_distilled_from(s, points);
+    restart(s, 0);
+    return true;
+}
+
 bool sampler_begin_call(sampler *s, int call)
 {
     if (call < 0 || call > s->calls || call % s->row->ops->calls_per_step != 0)

@@ -82,6 +82,9 @@ bool sampler_step(sampler *s, int call, const float *model_output, float *x, siz
  * do (strength * steps < 1). Resets the trajectory. */
 int sampler_begin_at(sampler *s, double strength);
 
+/* The same for LCM's own image-to-image: all steps, over that share of the distilled timesteps. False: another method, or more steps than that share has. */
+bool sampler_begin_distilled(sampler *s, double strength);
+
 /* One model hands over to another after a share of the trained timesteps (diffusers' denoising_end and denoising_start): the call that the
  * second begins with (resets the trajectory), and the call before which the first stops. */
 int sampler_begin_from(sampler *s, double share);

@@ -139,6 +139,7 @@ float schedule_alpha(const sampler *s, int t);
 bool schedule_check(const sampler *s, int t, status *st);
 /* LCM and TCD: steps of the original_inference_steps that the model was distilled from. */
 bool schedule_distilled(sampler *s, status *st);
+void schedule_distilled_from(sampler *s, int points); /* of the first `points` of original_inference_steps only */
 
 /* sigmas of the DPM-Solver kind (leading and linspace over steps + 1 points, schedules over the whole training range):
  * DPMSolverMultistep, DPMSolverSinglestep, UniPC. */

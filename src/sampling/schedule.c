@@ -198,11 +198,17 @@ bool schedule_distilled(sampler *s, status *st)
                           s->row->class_name, original);
     if (!schedule_room(s, s->steps, st))
         return false;
-    for (int i = 0; i < s->steps; i++) {
-        int skipped = (int)floor(i * ((double)original / s->steps));
-        s->timesteps[i] = (double)((original - skipped) * (n / original) - 1);
-    }
+    schedule_distilled_from(s, original);
     return true;
+}
+
+void schedule_distilled_from(sampler *s, int points)
+{
+    int step = s->config.num_train_timesteps / s->config.original_inference_steps;
+    for (int i = 0; i < s->steps; i++) {
+        int skipped = (int)floor(i * ((double)points / s->steps));
+        s->timesteps[i] = (double)((points - skipped) * step - 1);
+    }
 }
 
 /* Sigmas ----------------------------------------------------------------------------------------------------------- */
