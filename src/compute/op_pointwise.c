@@ -110,12 +110,41 @@ tensor soft_clamp(run *r, tensor x, float limit)
     return x;
 }
 
+static void copy_chunk(void *ctx, int64_t task, int worker)
+{
+    const chunk_job *j = ctx;
+    (void)worker;
+    memcpy(j->x + task * CHUNK, j->y + task * CHUNK, chunk_of(j, task) * 4);
+}
+
 tensor copy(run *r, tensor x)
 {
     tensor y = tensor_like(r, x, x.channels);
-    if (r->live && run_ok(r))
-        memcpy(tensor_data(r, y), tensor_data(r, x), (size_t)tensor_count(x) * 4);
+    each_chunk(r, (chunk_job){.r = r, .x = tensor_data(r, y), .y = tensor_data(r, x), .count = tensor_count(x)}, copy_chunk);
     return y;
+}
+
+enum { ROWS_PER_TASK = 64 };
+
+typedef struct concat_job {
+    const run *r;
+    const tensor *x;
+    int count;
+    tensor y;
+} concat_job;
+
+static void concat_rows(void *ctx, int64_t task, int worker)
+{
+    const concat_job *j = ctx;
+    int64_t rows = tensor_rows(j->y);
+    (void)worker;
+    for (int64_t t = task * ROWS_PER_TASK; t < (task + 1) * ROWS_PER_TASK && t < rows; t++) {
+        float *out = tensor_data(j->r, j->y) + t * j->y.channels;
+        for (int i = 0; i < j->count; i++) {
+            memcpy(out, tensor_data(j->r, j->x[i]) + t * j->x[i].channels, (size_t)j->x[i].channels * 4);
+            out += j->x[i].channels;
+        }
+    }
 }
 
 tensor concat_channels(run *r, const tensor *x, int count)
@@ -123,17 +152,10 @@ tensor concat_channels(run *r, const tensor *x, int count)
     int channels = 0;
     for (int i = 0; i < count; i++)
         channels += x[i].channels;
-    tensor y = tensor_like(r, x[0], channels);
-    if (!r->live || !run_ok(r))
-        return y;
-    for (int64_t t = 0; t < tensor_rows(y); t++) {
-        float *out = tensor_data(r, y) + t * channels;
-        for (int i = 0; i < count; i++) {
-            memcpy(out, tensor_data(r, x[i]) + t * x[i].channels, (size_t)x[i].channels * 4);
-            out += x[i].channels;
-        }
-    }
-    return y;
+    concat_job j = {r, x, count, tensor_like(r, x[0], channels)};
+    if (r->live && run_ok(r))
+        threads_run(r->pool, (tensor_rows(j.y) + ROWS_PER_TASK - 1) / ROWS_PER_TASK, concat_rows, &j);
+    return j.y;
 }
 
 tensor modulation(run *r, tensor x, const char *name, int rows, bool same)
