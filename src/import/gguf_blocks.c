@@ -70,9 +70,10 @@ static void q2_k(const uint8_t *b, float *out)
 {
     const uint8_t *scales = b, *q = b + 16;
     float d = half(b + 80), dmin = half(b + 82);
-    for (int i = 0; i < 256; i++) {
-        float dl = d * (float)(scales[i / 16] & 15), ml = dmin * (float)(scales[i / 16] >> 4);
-        out[i] = dl * (float)pair(q, i) - ml;
+    for (int s = 0; s < 16; s++) {
+        float dl = d * (float)(scales[s] & 15), ml = dmin * (float)(scales[s] >> 4);
+        for (int i = s * 16; i < s * 16 + 16; i++)
+            out[i] = dl * (float)pair(q, i) - ml;
     }
 }
 
@@ -80,10 +81,11 @@ static void q3_k(const uint8_t *b, float *out)
 {
     const uint8_t *mask = b, *q = b + 32, *scales = b + 96;
     float d = half(b + 108);
-    for (int i = 0; i < 256; i++) {
-        int s = i / 16, low = scales[s % 8] >> (s / 8 * 4) & 15, high = scales[8 + s % 4] >> (s / 4 * 2) & 3;
+    for (int s = 0; s < 16; s++) {
+        int low = scales[s % 8] >> (s / 8 * 4) & 15, high = scales[8 + s % 4] >> (s / 4 * 2) & 3;
         float dl = d * (float)((low | high << 4) - 32);
-        out[i] = dl * (float)(pair(q, i) - (bit(mask, i) ? 0 : 4));
+        for (int i = s * 16; i < s * 16 + 16; i++)
+            out[i] = dl * (float)(pair(q, i) - (bit(mask, i) ? 0 : 4));
     }
 }
 
@@ -98,22 +100,24 @@ static void scale_min(const uint8_t *p, int s, int *scale, int *minimum)
 static void q4_k(const uint8_t *b, float *out)
 {
     float d = half(b), dmin = half(b + 2);
-    for (int i = 0; i < 256; i++) {
+    for (int s = 0; s < 8; s++) {
         int scale, minimum;
-        scale_min(b + 4, i / 32, &scale, &minimum);
+        scale_min(b + 4, s, &scale, &minimum);
         float dl = d * (float)scale, ml = dmin * (float)minimum;
-        out[i] = dl * (float)nibble(b + 16, i, 32) - ml;
+        for (int i = s * 32; i < s * 32 + 32; i++)
+            out[i] = dl * (float)nibble(b + 16, i, 32) - ml;
     }
 }
 
 static void q5_k(const uint8_t *b, float *out)
 {
     float d = half(b), dmin = half(b + 2);
-    for (int i = 0; i < 256; i++) {
+    for (int s = 0; s < 8; s++) {
         int scale, minimum;
-        scale_min(b + 4, i / 32, &scale, &minimum);
+        scale_min(b + 4, s, &scale, &minimum);
         float dl = d * (float)scale, ml = dmin * (float)minimum;
-        out[i] = dl * (float)(nibble(b + 48, i, 32) | bit(b + 16, i) << 4) - ml;
+        for (int i = s * 32; i < s * 32 + 32; i++)
+            out[i] = dl * (float)(nibble(b + 48, i, 32) | bit(b + 16, i) << 4) - ml;
     }
 }
 
@@ -121,9 +125,10 @@ static void q6_k(const uint8_t *b, float *out)
 {
     const int8_t *scales = (const int8_t *)(b + 192);
     float d = half(b + 208);
-    for (int i = 0; i < 256; i++) {
-        float dl = d * (float)scales[i / 16];
-        out[i] = dl * (float)((nibble(b, i, 64) | pair(b + 128, i) << 4) - 32);
+    for (int s = 0; s < 16; s++) {
+        float dl = d * (float)scales[s];
+        for (int i = s * 16; i < s * 16 + 16; i++)
+            out[i] = dl * (float)((nibble(b, i, 64) | pair(b + 128, i) << 4) - 32);
     }
 }
 
@@ -140,10 +145,11 @@ static void iq4_xs(const uint8_t *b, float *out)
 {
     float d = half(b);
     int highs = b[2] | b[3] << 8;
-    for (int i = 0; i < 256; i++) {
-        int s = i / 32, low = b[4 + s / 2] >> (s % 2 * 4) & 15, high = highs >> 2 * s & 3;
+    for (int s = 0; s < 8; s++) {
+        int low = b[4 + s / 2] >> (s % 2 * 4) & 15, high = highs >> 2 * s & 3;
         float dl = d * (float)((low | high << 4) - 32);
-        out[i] = dl * (float)nonlinear[nibble(b + 8, i, 16)];
+        for (int i = s * 32; i < s * 32 + 32; i++)
+            out[i] = dl * (float)nonlinear[nibble(b + 8, i, 16)];
     }
 }
 
