@@ -361,6 +361,10 @@ clip_chunks() { clip quick && clip_encode e -p "a fox BREAK moon" -n dog && has 
 clip_cached() { # what is kept are the network's outputs, before the weights
     clip quick && for p in "a fox" "a (fox:1.3)" "a (fox:0.7)"; do clip_encode "$p" -p "$p"; done && ! cmp -s "a (fox:1.3)" "a (fox:0.7)" && clip_encode again -p "a (fox:1.3)" && same again "a (fox:1.3)"
 }
+sd_file_chunks() { # a line of two chunks changes nothing for its neighbours
+    printf '%s\n' "a fox" "a (red:1.2) fox BREAK near the river" "a dog" >lines && D=$FIXTURES/../sd/models/classic && penstock generate -m "$D" --prompt-file lines --steps 2 -q --no-cache -o f.png && is 0 &&
+        penstock generate -m "$D" -p "a dog" --steps 2 -q --no-cache -o one.png && is 0 && same one.png f_3.png && penstock generate -m "$D" -p "a fox" --steps 2 -q --no-cache -o one.png && same one.png f.png
+}
 clip_no_tokenizer() { penstock encode -m "$C/bare" -p fox -o e -q; is 3 && sentence vocab.json tokenizer.json && [ ! -e e ]; }
 clip_foreign_tokenizer() { clip bare && penstock encode -m model -p fox -o e -q; is 3 && sentence 733 120 && [ ! -e e ]; }
 clip_no_pictures() { penstock generate -m "$C/bare" -p fox -q -o out.png; is 2 && sentence "text encoder alone" && [ ! -e out.png ]; }
@@ -660,6 +664,7 @@ try 'CLIP alone: --tokens' clip_tokens
 try 'CLIP alone: weights of 1 change nothing' clip_weights
 try 'CLIP alone: BREAK' clip_chunks
 try 'CLIP alone: weights and the cache' clip_cached
+try 'prompt file: a line of two chunks' sd_file_chunks
 try 'CLIP alone: no tokenizer' clip_no_tokenizer
 try 'CLIP alone: the tokenizer of another' clip_foreign_tokenizer
 try 'CLIP alone: no pictures' clip_no_pictures

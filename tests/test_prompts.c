@@ -111,6 +111,19 @@ Test(prompts, which_are_plain)
         cr_expect(!prompt_is_plain(others[i]), "%s", others[i]);
 }
 
+Test(prompts, which_may_be_long)
+{
+    static const char long_text[] = "(a fox and another fox and another fox and another fox and another fox and a moon)";
+    cr_expect(prompt_may_be_long(long_text));
+    cr_expect(prompt_may_be_long("a BREAK b"));
+    cr_expect(!prompt_may_be_long("(a fox:1.3)"));
+    cr_expect(prompt_may_be_long("(\xf0\x9d\x85\xa0\xf0\x9d\x85\xa0\xf0\x9d\x85\xa0\xf0\x9d\x85\xa0\xf0\x9d\x85\xa0\xf0\x9d\x85\xa0\xf0\x9d\x85\xa0)"));
+    char plain[400];
+    memset(plain, 'x', sizeof plain - 1);
+    plain[sizeof plain - 1] = 0;
+    cr_expect(!prompt_may_be_long(plain)); /* cut */
+}
+
 Test(prompts, a_plain_prompt_is_what_the_tokenizer_makes_of_it)
 {
     tokenizer *t = open_folder("sd");

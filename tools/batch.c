@@ -7,6 +7,7 @@
 
 #include "base/mem.h"
 #include "models/embeddings.h"
+#include "text/prompt_weights.h"
 #include "tools/prompts.h"
 
 enum { MOST_TOGETHER = 64 };                              /* pictures in a pass of the denoiser */
@@ -23,9 +24,11 @@ static bool same_settings(const options *a, const options *b)
            a->max_sequence_length == b->max_sequence_length && a->clip_skip == b->clip_skip && a->guidance_rescale == b->guidance_rescale;
 }
 
-/* Lines with files of their own for what lies between prompt and picture. */
+/* Lines with files of their own for what lies between prompt and picture; and prompts of several chunks, to whose length others would be filled up. */
 static bool by_itself(const options *o)
 {
+    if ((o->prompt && prompt_may_be_long(o->prompt)) || (o->negative_prompt && prompt_may_be_long(o->negative_prompt)))
+        return true;
     return o->trace || o->save_latents || o->load_latents || o->checkpoint || o->embeddings || o->tokens || o->init_img || o->mask || o->refiner || o->preview;
 }
 

@@ -50,6 +50,15 @@ static const char *find_break(const char *from, const char *end)
 
 bool prompt_is_plain(const char *text) { return !text[strcspn(text, "()[]")] && !find_break(text, text + strlen(text)); }
 
+/* No token is shorter than a byte; composing and lower-casing make no more than three of one, and of ASCII none. */
+bool prompt_may_be_long(const char *text)
+{
+    size_t n = strlen(text), most = 75;
+    for (size_t i = 0; i < n; i++)
+        most = (uint8_t)text[i] < 0x80 ? most : 25;
+    return !prompt_is_plain(text) && (n > most || find_break(text, text + n));
+}
+
 /* ---- parsing ---- */
 
 static bool put(parser *p, const char *text, size_t bytes, bool is_break)

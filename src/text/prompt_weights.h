@@ -7,6 +7,8 @@
 #include "text/tokenizer.h"
 
 bool prompt_is_plain(const char *text);
+/* Whether it may become several chunks of 75 tokens, as far as can be told without a tokenizer: false is certain. */
+bool prompt_may_be_long(const char *text);
 
 typedef struct prompt_chunks {
     int chunks, tokens;    /* each chunk is `tokens` long, marks and padding included */
