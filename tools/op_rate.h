@@ -24,7 +24,7 @@ typedef struct op_shape {
 typedef struct op_rate {
     char shape[48];         /* "256 x 4096 -> 10240", as it was run */
     double work;            /* of one call: operations, or bytes where memory bounds it */
-    lap best;               /* seconds of a call; cpu: of all threads together */
+    lap took;               /* seconds of a call; cpu: of all threads together */
 } op_rate;
 
 const char *op_name(op_kind op); /* "linear" */

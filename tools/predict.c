@@ -8,7 +8,7 @@ static double seconds_of(const op_shape *shape, const kernels *k, threads *pool,
     op_rate r = {.work = 1}; /* a product or attention: no bound of memory */
     op_measure(shape, k, pool, 0.1, rate_of_set(k, (peak_kind)op_bound(shape, k), pool, 0.005, st), &r, st);
     *work = r.work;
-    return r.best.cpu / threads_count(pool);
+    return r.took.cpu / threads_count(pool);
 }
 
 enum { DEPTH = 4096, ROWS = 10240, MANY = 256, FEW = 16 }; /* more weights than most caches hold, as in a network */

@@ -21,6 +21,10 @@ typedef struct lap {   /* seconds since some moment */
 } lap;
 lap lap_now(void);
 
+/* Of many measurements of one thing, sorting them: what a quarter of them stay under. Others on the machine only make things slower; but
+ * not the least, for processor time is booked late where a hypervisor takes a core away, and some come out far too short. */
+double lower_quartile(double *seconds, int count);
+
 /* Gop/s of a loop of the peak's instruction; 0 with st set: out of memory. */
 double rate_peak(const peak *p, threads *pool, double seconds, status *st);
 /* The same of a set's peak; 0 where it has none. */
