@@ -10,22 +10,23 @@ static int seen(int n, const conv_options *o, bool odd) { return o->upsample ? 2
 
 typedef struct conv_geometry {
     int kernel, stride, padding, in_height, in_width, out_width; /* in_height, in_width as the kernel sees them: */
-    int up, row_width;                                                 /* up: 1, or 2 for the doubled input, whose stored rows have row_width */
+    int doubled, row_width;                                            /* 1 for the doubled input; the stored rows have row_width */
     int first_out_row;                                                 /* of the band */
     int first_in_row, in_rows;                                         /* the band of input rows that lies at x */
     int out_rows;                                                      /* of one item within this product */
 } conv_geometry;
 
+/* Asked for every row and tap of a product: few divisions, and narrow ones. */
 static int64_t conv_tap(const void *ctx, int64_t t, int s)
 {
     const conv_geometry *g = ctx;
-    int64_t per_item = (int64_t)g->out_rows * g->out_width, item = t / per_item;
-    int y = (int)(t % per_item / g->out_width) + g->first_out_row, x = (int)(t % g->out_width);
-    int iy = y * g->stride - g->padding + s / g->kernel, ix = x * g->stride - g->padding + s % g->kernel;
+    int64_t per_item = (int64_t)g->out_rows * g->out_width, item = t < per_item ? 0 : t / per_item;
+    unsigned at = (unsigned)(t - item * per_item), row = at / (unsigned)g->out_width, column = at - row * (unsigned)g->out_width;
+    int down = (int)((unsigned)s / (unsigned)g->kernel), right = s - down * g->kernel;
+    int iy = ((int)row + g->first_out_row) * g->stride - g->padding + down, ix = (int)column * g->stride - g->padding + right;
     if (iy < 0 || ix < 0 || iy >= g->in_height || ix >= g->in_width)
         return -1;
-    iy = iy / g->up - g->first_in_row;
-    return (item * g->in_rows + iy) * g->row_width + ix / g->up;
+    return (item * g->in_rows + (iy >> g->doubled) - g->first_in_row) * g->row_width + (ix >> g->doubled);
 }
 
 typedef struct band_job {
@@ -126,7 +127,7 @@ static void conv_band(const conv_state *c, int item, int items, int first, int r
     run *r = c->r;
     tensor x = c->x, y = c->y;
     conv_geometry g = {c->o.kernel, c->o.stride, c->o.padding, seen(x.height, &c->o, c->o.odd_rows), seen(x.width, &c->o, c->o.odd_columns), y.width,
-                       c->o.upsample ? 2 : 1, x.width, first, 0, x.height, rows};
+                       c->o.upsample, x.width, first, 0, x.height, rows};
     if (c->band)
         input_rows(c, first, rows, &g.first_in_row, &g.in_rows);
     float *out = in_scratch(y) ? run_at(r, c->result_band) : tensor_data(r, y) + ((int64_t)item * y.height + first) * y.width * y.channels;
