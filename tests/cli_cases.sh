@@ -160,13 +160,15 @@ full_anywhere() { # each file that is written, at each of some sizes
 }
 full_cache() { short_of_disk 6 generate -m "$S" -p "$(seq 1 60)" --steps 1 -q -o out.png; works && [ -z "$(find "$ROOT/cache" -name '*.part*')" ]; }
 full_stdout() { [ -c /dev/full ] || { echo "no /dev/full"; return $SKIP; }; for c in "inspect $S" "plan $S --json" "generate --help" "generate -m $S -p fox --steps 1 -o x.png"; do "$PENSTOCK" $c >/dev/full 2>../err; got=$?; is 1 && has ../err 'standard output' || return 1; done; }
+# A shell starts what runs behind it with SIGINT ignored: a first one that comes before the program's first lines is lost. So it is sent again.
+ended_by() {
+    kill -$1 $2; (sleep 0.3; while kill -$1 $2; do sleep 0.3; done) 2>/dev/null & again=$!
+    wait $2; got=$?; kill $again 2>/dev/null; wait $again 2>/dev/null
+}
 signals() { # SIGNAL STATUS: at many moments of a run that writes all it can; what has a name is whole
-    early=0
     for t in 01 02 03 05 07 09 12 15 20 30; do
         "$PENSTOCK" generate -m "$M/alpha_1024" -p fox --steps 900 -t 1 -q -o out.png --trace t --checkpoint c --save-latents l >/dev/null 2>&1 &
-        pid=$!; sleep 0.$t; kill -$1 $pid; wait $pid; got=$?
-        # a shell starts what runs behind it with SIGINT ignored: it is lost if it comes before the program's first lines
-        if [ $1 = INT ] && [ $got -eq 0 ] && [ $early -lt 3 ]; then early=$((early + 1)); rm -f out.png t c l; continue; fi
+        pid=$!; sleep 0.$t; ended_by $1 $pid
         is "$2" && rm -f c && nothing_left || return 1
         [ -z "$(find "$ROOT/cache" -name '*.part*' 2>/dev/null)" ] || { say "in the cache"; return 1; }
     done
