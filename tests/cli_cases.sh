@@ -197,6 +197,19 @@ budget_same() { # MODEL: the least budget gives the bytes of none
 }
 budget_forms() { for b in 1G 1048576K 1073741824 60% =-100M; do generate --memory-budget $b && works || return 1; done; }
 
+group_folder() { # where this process may make a memory group of its own; the files of a limit and of members
+    path=$(sed -n 's/^[0-9]*:memory://p' /proc/self/cgroup); [ -n "$path" ] && for g in /sys/fs/cgroup/memory$path /sys/fs/cgroup/memory; do [ -w $g/memory.limit_in_bytes ] && { echo "$g/penstock-$$ memory.limit_in_bytes"; return; }; done
+    path=$(sed -n 's/^0:://p' /proc/self/cgroup); for g in /sys/fs/cgroup$path /sys/fs/cgroup; do grep -qw memory $g/cgroup.subtree_control 2>/dev/null && { echo "$g/penstock-$$ memory.max"; return; }; done
+}
+budget_group() { # what a control group leaves is what is available
+    set -- $(group_folder); mkdir "$1" 2>/dev/null && echo 209715200 >"$1/$2" 2>/dev/null || { rmdir "$1" 2>/dev/null; echo "no memory control group can be made here"; return $SKIP; }
+    for b in 50% =-100M; do
+        (echo $(sh -c 'echo $PPID') >"$1/cgroup.procs" && exec "$PENSTOCK" generate -m "$S" -p fox --steps 1 -q -o out.png --json --memory-budget $b) >../out 2>../err; got=$?
+        is 0 && json ../out '80 << 20 < d["budget_bytes"] <= 100 << 20' || { rmdir "$1"; return 1; }
+    done
+    rmdir "$1"
+}
+
 threads_same() { generate -t 1 --trace a && works && mv out.png a.png && generate -t 2 --trace b && works && same a b && same a.png out.png; }
 threads_same_on() { for t in 1 2 3; do penstock generate -m "$M/$1" -p fox --steps 2 -s 5 -q -W 64 -H 64 -t $t -o $t.png --trace $t.t; is 0 || return 1; done; same 1.t 2.t && same 1.t 3.t && same 1.png 2.png; }
 repeats() { generate && mv out.png a.png && generate && same a.png out.png; }
@@ -559,6 +572,7 @@ try 'budget: same bytes, f16' budget_same sigma_f16
 try 'budget: same bytes, large latents' budget_same alpha_1024
 try 'budget: same bytes, large picture' budget_same sigma_2k
 try 'budget forms' budget_forms
+try 'budget of what a control group leaves' budget_group
 
 try 'threads: same bytes' threads_same
 try 'threads: same bytes, large latents' threads_same_on alpha_1024
