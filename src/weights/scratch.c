@@ -50,8 +50,10 @@ scratch_file *scratch_open(const char *folder, uint64_t bytes, status *st)
     else if (s && (errno = posix_fallocate(s->fd, 0, (off_t)bytes)) != 0)
         status_set(st, STATUS_FAILED, "scratch: %s: no room for %llu MB: %s", where, (unsigned long long)(bytes >> 20), strerror(errno));
     mem_free(where);
-    if (status_ok(st))
+    if (status_ok(st)) {
+        posix_fadvise(s->fd, 0, 0, POSIX_FADV_RANDOM); /* what read-ahead brings nobody would drop: it took 230 MB of a budget of 160 */
         return s;
+    }
     scratch_close(s);
     return NULL;
 }
