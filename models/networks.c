@@ -9,6 +9,7 @@
 #include "models/net_t5.h"
 #include "models/net_unet.h"
 #include "models/net_vae.h"
+#include "models/pipe_common.h"
 
 /* A network NAME is described by its header: NAME_config, NAME_config_read, NAME_aliases, NAME_record. */
 #define READER(net) \
@@ -20,20 +21,20 @@ READER(t5)
 READER(unet)
 READER(vae)
 
-#define NETWORK(net) sizeof(net##_config), net##_read, net##_aliases, net##_record
+#define NETWORK(net, role) role, sizeof(net##_config), net##_read, net##_aliases, net##_record
 static const network_row table[] = {
-    {"AutoencoderKL", NULL, NETWORK(vae)},
-    {"AutoencoderTiny", NULL, NETWORK(vae)},
-    {"CLIPModel", "clip", NETWORK(clip)},
-    {"CLIPTextModel", "clip_text_model", NETWORK(clip)},
-    {"CLIPTextModelWithProjection", NULL, NETWORK(clip)},
-    {"LDMBertModel", "ldmbert", NETWORK(ldmbert)},
-    {"PixArtTransformer2DModel", NULL, NETWORK(pixart)},
-    {"T5EncoderModel", "t5", NETWORK(t5)},
-    {"T5ForConditionalGeneration", NULL, NETWORK(t5)},
-    {"T5Model", NULL, NETWORK(t5)},
-    {"Transformer2DModel", NULL, NETWORK(pixart)},
-    {"UNet2DConditionModel", NULL, NETWORK(unet)},
+    {"AutoencoderKL", NULL, NETWORK(vae, ROLE_DECODER)},
+    {"AutoencoderTiny", NULL, NETWORK(vae, ROLE_DECODER)},
+    {"CLIPModel", "clip", NETWORK(clip, ROLE_ENCODER)},
+    {"CLIPTextModel", "clip_text_model", NETWORK(clip, ROLE_ENCODER)},
+    {"CLIPTextModelWithProjection", NULL, NETWORK(clip, ROLE_ENCODER)},
+    {"LDMBertModel", "ldmbert", NETWORK(ldmbert, ROLE_ENCODER)},
+    {"PixArtTransformer2DModel", NULL, NETWORK(pixart, ROLE_DENOISER)},
+    {"T5EncoderModel", "t5", NETWORK(t5, ROLE_ENCODER)},
+    {"T5ForConditionalGeneration", NULL, NETWORK(t5, ROLE_ENCODER)},
+    {"T5Model", NULL, NETWORK(t5, ROLE_ENCODER)},
+    {"Transformer2DModel", NULL, NETWORK(pixart, ROLE_DENOISER)},
+    {"UNet2DConditionModel", NULL, NETWORK(unet, ROLE_DENOISER)},
 };
 enum { ROWS = sizeof table / sizeof *table };
 
@@ -64,4 +65,20 @@ const network_row *network_of(const json *j, const char *name, status *st)
         if (table[i].model_type && strcmp(table[i].model_type, type) == 0)
             return &table[i];
     return unknown(class_name, type, name, st);
+}
+
+network_role component_role(const source *src, const char *component)
+{
+    char name[FILE_NAME_BYTES];
+    status st = STATUS_INIT;
+    json *j = read_config(src, component, "config.json", name, &st);
+    const network_row *row = j ? network_of(j, name, &st) : NULL;
+    json_free(j);
+    return row ? row->role : ROLE_OTHER;
+}
+
+const char *role_name(network_role role)
+{
+    static const char *const names[ROLE_COUNT] = {"encoder", "denoiser", "decoder", "other"};
+    return names[role];
 }

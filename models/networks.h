@@ -5,9 +5,13 @@
 #include "import/json.h"
 #include "models/stage.h"
 
+/* A model's parameters as the field quotes them: what understands the text, what makes the picture, what turns latents or tokens into pixels. */
+typedef enum network_role { ROLE_ENCODER, ROLE_DENOISER, ROLE_DECODER, ROLE_OTHER, ROLE_COUNT } network_role;
+
 typedef struct network_row {
     const char *class_name;  /* _class_name (diffusers), or an entry of architectures (transformers); NULL: not told by it */
     const char *model_type;  /* transformers' model_type, asked when no class name fits; NULL: not told by it */
+    network_role role;
     size_t config_bytes;
     bool (*config_read)(void *config, const json *j, const char *name, status *st);
     const name_alias *alias;
@@ -16,5 +20,9 @@ typedef struct network_row {
 
 /* The row of a component's config.json. name: its file, for the sentence that lists what is known. NULL with st set. */
 const network_row *network_of(const json *j, const char *name, status *st);
+
+/* Of a component, by its config.json; ROLE_OTHER where that is missing or of no known network. */
+network_role component_role(const source *src, const char *component);
+const char *role_name(network_role role); /* "encoder" */
 
 #endif

@@ -418,6 +418,10 @@ bench_scalar() {
 bench_word() { refused 2 bench 'no row has lienar' -- bench lienar; }
 inspect_folder() { penstock inspect "$M/$1" && is 0 && has ../out text_encoder transformer vae; }
 inspect_json() { penstock inspect "$S" --json && is 0 && json ../out 'bool(d)'; }
+inspect_roles() {
+    penstock inspect "$S" && is 0 && has ../out encoder denoiser decoder && penstock inspect "$S" --json && is 0 &&
+    json ../out 'set(d["roles"]) == {"encoder", "denoiser", "decoder"} and sum(r["parameters"] for r in d["roles"].values()) == d["parameters"] and abs(sum(r["share"] for r in d["roles"].values()) - 1) < 1e-9'
+}
 inspect_tensors() { penstock inspect "$S" --tensors && is 0 && has ../out 'transformer_blocks.0.attn1.to_q.weight' 'layer_norm.weight'; }
 
 container() { penstock quantize "$M/$1" -o c.penstock --type "$2" -q; is 0 && [ -s c.penstock ] || say "no container"; }
@@ -651,6 +655,7 @@ try 'bench: a word that no row has' bench_word
 try 'inspect' inspect_folder sigma_small
 try 'inspect sharded' inspect_folder sigma_f16
 try 'inspect --json' inspect_json
+try 'inspect tells encoder, denoiser, decoder' inspect_roles
 try 'inspect --tensors' inspect_tensors
 
 try 'container q4' whole_way sigma_small q4

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "models/networks.h"
 #include "tools/command.h"
 #include "tools/sizes.h"
 
@@ -157,6 +158,47 @@ static void print_types(const tally *type)
     }
 }
 
+typedef struct budget {
+    uint64_t parameters[ROLE_COUNT], bytes[ROLE_COUNT];
+} budget;
+
+static budget budget_of(const source *s, const tally *part)
+{
+    budget b = {{0}, {0}};
+    for (int c = 0; c < s->components; c++) {
+        network_role role = component_role(s, s->component[c]);
+        b.parameters[role] += part[c].parameters;
+        b.bytes[role] += part[c].bytes;
+    }
+    return b;
+}
+
+/* As the field quotes a model: parameters of encoder, denoiser and decoder, and their shares. */
+static void print_budget(const budget *b, const tally *all)
+{
+    char size[SIZE_TEXT];
+    printf("\n%-20s %15s %7s %9s\n", "role", "parameters", "share", "size");
+    for (int i = 0; i < ROLE_COUNT; i++)
+        if (b->parameters[i])
+            printf("%-20s %13.3f B %5.1f %% %9s\n", role_name((network_role)i), (double)b->parameters[i] / 1e9,
+                   100 * (double)b->parameters[i] / (double)all->parameters, size_text(b->bytes[i], size));
+}
+
+static json_object *budget_rows(const budget *b, const tally *all)
+{
+    json_object *rows = json_object_new_object();
+    for (int i = 0; i < ROLE_COUNT; i++) {
+        if (!b->parameters[i])
+            continue;
+        json_object *row = json_object_new_object();
+        json_object_object_add(row, "parameters", json_object_new_uint64(b->parameters[i]));
+        json_object_object_add(row, "share", json_object_new_double((double)b->parameters[i] / (double)all->parameters));
+        json_object_object_add(row, "bytes", json_object_new_uint64(b->bytes[i]));
+        json_object_object_add(rows, role_name((network_role)i), row);
+    }
+    return rows;
+}
+
 static void for_people(const source *s, const tally *part, const tally *all, const tally *type, bool tensors)
 {
     printf("%s: %s, %d component%s\n\n", s->path, s->container ? "container" : s->single ? "single file" : "folder", s->components, s->components == 1 ? "" : "s");
@@ -164,6 +206,8 @@ static void for_people(const source *s, const tally *part, const tally *all, con
     for (int c = 0; c < s->components; c++)
         print_tally(*s->component[c] ? s->component[c] : ".", &part[c]);
     print_tally("all", all);
+    budget b = budget_of(s, part);
+    print_budget(&b, all);
     print_types(type);
     if (s->blobs)
         printf("\nfiles:");
@@ -207,6 +251,8 @@ static void for_machines(const source *s, const tally *part, const tally *all, c
         json_object_array_add(components, row);
     }
     json_object_object_add(j, "components", components);
+    budget b = budget_of(s, part);
+    json_object_object_add(j, "roles", budget_rows(&b, all));
     json_object_object_add(j, "types", type_rows(type));
     for (int i = 0; i < s->blobs; i++)
         json_object_array_add(files, json_object_new_string(s->blob[i].name));
