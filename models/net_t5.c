@@ -46,7 +46,8 @@ static tensor self_attention(run *r, const t5_config *c, tensor x, const segment
     tensor q = linear(r, h, "SelfAttention.q", inner, plain);
     tensor k = linear(r, h, "SelfAttention.k", inner, plain);
     tensor v = linear(r, h, "SelfAttention.v", inner, plain);
-    tensor y = attention(r, q, k, v, c->heads, 1, s, s, distances);
+    segments whole = {s->count, s->start, NULL}; /* padding asks too, but is not looked at */
+    tensor y = attention(r, q, k, v, c->heads, 1, &whole, s, distances);
     return leave(r, in, linear_add(r, x, y, "SelfAttention.o", NO_ROW, plain));
 }
 
@@ -85,6 +86,6 @@ tensor t5_encode(run *r, const t5_config *c, const int32_t *ids, const segments 
 void t5_record(run *r, const void *config)
 {
     int32_t ids[1] = {0}, start[2] = {0, 1};
-    segments s = {1, start};
+    segments s = {1, start, NULL};
     output(r, t5_encode(r, config, ids, &s), NULL);
 }

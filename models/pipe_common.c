@@ -77,6 +77,13 @@ static bool tokenize(token_list *l, const tokenizer *t, const char *text, int mo
 }
 
 /* The last `given` prompts come from --embeddings, rows[] tokens long. */
+static void fill_up(t5_text *t, const tokenizer *tok, int length)
+{
+    int32_t pad = tok ? tokenizer_marks_of(tok)->pad : 0;
+    if (t->padded)
+        tokens_pad(&t->text.tokens, length, pad < 0 ? 0 : pad);
+}
+
 static bool make_tokens(t5_text *t, engine *e, const char *folder, const char *const *texts, int count, int most, bool clean, int given, const int32_t rows[2])
 {
     token_list *l = &t->text.tokens;
@@ -88,13 +95,17 @@ static bool make_tokens(t5_text *t, engine *e, const char *folder, const char *c
     if (!tokens_open(l, count, room, e->st))
         return false;
     tokenizer *tok = made_up || given == count ? NULL : open_tokenizer(e->source, folder, e->st);
-    for (int i = 0; i < count && status_ok(e->st); i++)
-        if (i >= count - given)
+    for (int i = 0; i < count && status_ok(e->st); i++) {
+        if (i >= count - given) {
             tokens_add(l, rows[i - (count - given)], 0);
-        else if (made_up)
+            continue;
+        }
+        if (made_up)
             tokens_add_arbitrary(l, !*texts[i] ? 1 : q->tokens > 0 ? q->tokens : most, t->config.vocabulary);
-        else
-            tokenize(l, tok, texts[i], most, clean, e->st);
+        else if (!tokenize(l, tok, texts[i], most, clean, e->st))
+            break;
+        fill_up(t, tok, given ? rows[0] : room);
+    }
     tokenizer_close(tok);
     return status_ok(e->st);
 }
@@ -108,7 +119,7 @@ bool t5_text_plan(t5_text *t, engine *e, const char *component, const char *fold
     if (!ok)
         return false;
     t->text = (text_stage){.component = component, .name = component[0] ? component : "text_encoder", .alias = t5_aliases, .forward = t5_forward,
-                           .config = &t->config, .width = t->config.d_model};
+                           .config = &t->config, .width = t->config.d_model, .padded = t->padded};
     t->text.stage.run.imagine = source_lacks_weights(e->source, component);
     int32_t rows[2];
     int given = text_given(&t->text, e, count, rows);

@@ -21,6 +21,7 @@ json *read_config(const source *src, const char *component, const char *file, ch
 /* ---- prompts ---- */
 typedef struct t5_text {    /* T5 as a text encoder of a pipeline */
     t5_config config;
+    bool padded;            /* to be set before planning: every prompt fills all tokens, and the padding goes through the denoiser */
     text_stage text;
 } t5_text;
 

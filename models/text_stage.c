@@ -17,6 +17,7 @@ bool tokens_open(token_list *l, int count, int most, status *st)
     *l = (token_list){0};
     l->ids = mem_alloc((size_t)count * (size_t)most + 1, sizeof *l->ids, "tokens", st);
     l->start = mem_alloc((size_t)count + 1, sizeof *l->start, "tokens", st);
+    l->real = mem_alloc((size_t)count + 1, sizeof *l->real, "tokens", st);
     l->cut = mem_alloc((size_t)count + 1, sizeof *l->cut, "tokens", st);
     return status_ok(st);
 }
@@ -25,6 +26,7 @@ void tokens_close(token_list *l)
 {
     mem_free(l->ids);
     mem_free(l->start);
+    mem_free(l->real);
     mem_free(l->cut);
     *l = (token_list){0};
 }
@@ -32,8 +34,16 @@ void tokens_close(token_list *l)
 void tokens_add(token_list *l, int32_t tokens, int cut)
 {
     l->cut[l->count] = cut;
+    l->real[l->count] = tokens;
     l->start[l->count + 1] = l->start[l->count] + tokens;
     l->count++;
+}
+
+void tokens_pad(token_list *l, int32_t upto, int32_t id)
+{
+    int32_t *end = &l->start[l->count], begin = l->start[l->count - 1];
+    while (*end < begin + upto)
+        l->ids[(*end)++] = id;
 }
 
 void tokens_add_arbitrary(token_list *l, int tokens, int vocabulary)
@@ -49,6 +59,7 @@ uint64_t text_stage_hash(const text_stage *t)
 {
     const token_list *l = &t->tokens;
     uint64_t h = hash_more(t->variant, l->start, (size_t)(l->count + 1) * sizeof *l->start);
+    h = hash_more(h, l->real, (size_t)l->count * sizeof *l->real);
     for (int i = 0; i < l->count; i++) {
         size_t n = (size_t)length_of(l, i), width = (size_t)t->width;
         if (t->from && t->from[i] == TEXT_GIVEN) {
@@ -127,7 +138,7 @@ int text_given(const text_stage *t, const engine *e, int count, int32_t rows[2])
         int64_t row = g.rows - given + i;
         rows[i] = 0;
         for (int64_t k = 0; k < g.tokens; k++)
-            rows[i] += counts(&g, row, k);
+            rows[i] += t->padded || counts(&g, row, k);
         if (rows[i] == 0)
             status_set(e->st, STATUS_BAD_FILE, "%s: mask.%s: hides every token", path, t->name);
     }
@@ -148,7 +159,7 @@ static bool take_given(text_stage *t, int given)
         int64_t row = g.rows - given + i, width = t->width;
         float *to = t->output + (int64_t)t->tokens.start[prompt] * width;
         for (int64_t k = 0; k < g.tokens; k++)
-            if (counts(&g, row, k)) {
+            if (t->padded || counts(&g, row, k)) {
                 memcpy(to, all + (row * g.tokens + k) * width, (size_t)width * 4);
                 to += width;
             }
@@ -175,7 +186,7 @@ static embedding place_of(const text_stage *t, int i, embedding_key *key)
 {
     const token_list *l = &t->tokens;
     size_t n = (size_t)length_of(l, i), pooled = (size_t)t->pooled_width;
-    *key = embedding_key_of(t->e, t->component, t->variant, l->ids + l->start[i], (int)n);
+    *key = embedding_key_of(t->e, t->component, t->variant + ((uint64_t)(n - (size_t)l->real[i]) << 32), l->ids + l->start[i], (int)n);
     return (embedding){t->output + (size_t)l->start[i] * (size_t)t->width, pooled ? t->pooled + (size_t)i * pooled : NULL, n * (size_t)t->width, pooled};
 }
 
@@ -199,7 +210,7 @@ static void forward(run *r, const void *ctx)
 {
     const text_stage *t = ctx;
     bool apart = t->made != NULL;
-    text_batch b = {t->wanted.ids, {t->wanted.count, t->wanted.start}, apart ? t->made : t->output, apart ? t->made_pooled : t->pooled};
+    text_batch b = {t->wanted.ids, {t->wanted.count, t->wanted.start, t->wanted.real}, apart ? t->made : t->output, apart ? t->made_pooled : t->pooled};
     t->forward(r, t->config, &b);
 }
 
@@ -218,6 +229,7 @@ static bool gather(text_stage *t, uint8_t from)
             continue;
         memcpy(t->wanted.ids + t->wanted.start[t->wanted.count], l->ids + l->start[i], (size_t)length_of(l, i) * sizeof *l->ids);
         tokens_add(&t->wanted, length_of(l, i), 0);
+        t->wanted.real[t->wanted.count - 1] = l->real[i];
     }
     return true;
 }
@@ -384,7 +396,7 @@ bool text_stage_trace(const text_stage *t, trace *out, const int *which, int row
     for (int64_t i = 0; text && real && i < rows; i++) {
         int n = length_of(l, AT_ROW(i));
         memcpy(text + i * longest * dim, t->output + l->start[AT_ROW(i)] * dim, (size_t)(n * dim) * 4);
-        for (int k = 0; k < n; k++)
+        for (int k = 0; k < l->real[AT_ROW(i)]; k++)
             real[i * longest + k] = 1;
     }
     snprintf(name, sizeof name, "text.%s", t->name);

@@ -13,6 +13,7 @@
 typedef struct token_list {
     int32_t *ids;       /* all prompts one behind the other */
     int32_t *start;     /* [count + 1]: where each begins */
+    int32_t *real;      /* [count]: how many of its tokens are not padding that the encoder hides from itself */
     int *cut;           /* [count]: tokens that each lost to the model's length */
     int count;
 } token_list;
@@ -21,6 +22,7 @@ typedef struct token_list {
 bool tokens_open(token_list *l, int count, int most, status *st);
 void tokens_close(token_list *l);
 void tokens_add(token_list *l, int32_t tokens, int cut);          /* ids[start[count]] .. have been written */
+void tokens_pad(token_list *l, int32_t upto, int32_t id);         /* the last prompt, where it is shorter */
 void tokens_add_arbitrary(token_list *l, int tokens, int vocabulary); /* for timing, and for plans of models without a tokenizer */
 
 typedef struct text_batch {     /* one pass */
@@ -41,6 +43,7 @@ typedef struct text_stage {
     const void *config;
     uint64_t variant;               /* of what else the output depends on: the layer that is taken, ... */
     int width, pooled_width;        /* floats a token; floats a prompt, 0: none */
+    bool padded;                    /* the denoiser sees what the encoder makes of the padding: what a mask in --embeddings hides counts too */
     token_list tokens;
     /* results */
     float *output;                  /* [tokens of all, width] */

@@ -30,7 +30,7 @@ static int segment_count(tensor t, const segments *s) { return s ? s->count : t.
 static void segment_rows(tensor t, const segments *s, int i, int64_t *first, int64_t *rows)
 {
     *first = s ? s->start[i] : i * tensor_tokens(t);
-    *rows = s ? s->start[i + 1] - s->start[i] : tensor_tokens(t);
+    *rows = !s ? tensor_tokens(t) : s->length ? s->length[i] : s->start[i + 1] - s->start[i];
 }
 
 static int64_t longest_segment(tensor t, const segments *s)

@@ -99,7 +99,7 @@ static const float *band_input(const conv_state *c, int item, int begin, int cou
 typedef struct act_job {
     const run *r;
     activation act;
-    float *x;
+    float divisor, *x;
     int64_t rows;
     int channels;
 } act_job;
@@ -112,12 +112,15 @@ static void act_task(void *ctx, int64_t task, int worker)
     int64_t first = task * ACT_ROWS, rows = j->rows - first < ACT_ROWS ? j->rows - first : ACT_ROWS;
     float *x = j->x + first * j->channels;
     (void)worker;
-    j->r->k->activate(j->act, x, x, (size_t)rows * (size_t)j->channels);
+    for (int64_t i = 0; j->divisor != 0 && i < rows * j->channels; i++)
+        x[i] /= j->divisor;
+    if (j->act != ACT_NONE)
+        j->r->k->activate(j->act, x, x, (size_t)rows * (size_t)j->channels);
 }
 
-static void activate_rows(run *r, activation act, float *x, int64_t rows, int channels)
+static void activate_rows(run *r, activation act, float divisor, float *x, int64_t rows, int channels)
 {
-    act_job j = {r, act, x, rows, channels};
+    act_job j = {r, act, divisor, x, rows, channels};
     if (run_ok(r))
         threads_run(r->pool, (rows + ACT_ROWS - 1) / ACT_ROWS, act_task, &j);
 }
@@ -131,16 +134,16 @@ static void conv_band(const conv_state *c, int item, int items, int first, int r
     if (c->band)
         input_rows(c, first, rows, &g.first_in_row, &g.in_rows);
     float *out = in_scratch(y) ? run_at(r, c->result_band) : tensor_data(r, y) + ((int64_t)item * y.height + first) * y.width * y.channels;
-    bool adding = c->o.add_to.place >= 0;
+    bool adding = c->o.add_to.place >= 0, divided = c->o.divisor != 0 && c->o.divisor != 1, behind = adding || divided; /* behind: the activation is */
     if (adding && in_scratch(y))
         map_read(r, y, item, first, rows, out);
     product p = {.r = r, .use = c->use, .m = c->m, .rows = (int64_t)items * rows * y.width, .tap = conv_tap, .tap_ctx = &g,
                  .x = band_input(c, item, g.first_in_row, g.in_rows), .out = out, .out_stride = (size_t)y.channels,
-                 .bias = c->o.no_bias ? NULL : stream_vector(r->stream, c->bias), .act = adding ? ACT_NONE : c->o.act, .adding = adding, .x_rows = (int64_t)items * g.in_rows * x.width,
+                 .bias = c->o.no_bias ? NULL : stream_vector(r->stream, c->bias), .act = behind ? ACT_NONE : c->o.act, .adding = adding, .x_rows = (int64_t)items * g.in_rows * x.width,
                  .rows_per_item = tensor_tokens(y), .scratch = run_at(r, c->scratch)};
     product_run(&p);
-    if (adding && c->o.act != ACT_NONE)
-        activate_rows(r, c->o.act, out, (int64_t)items * rows * y.width, y.channels);
+    if (behind && (divided || c->o.act != ACT_NONE))
+        activate_rows(r, c->o.act, divided ? c->o.divisor : 0, out, (int64_t)items * rows * y.width, y.channels);
     if (in_scratch(y))
         map_write(r, y, item, first, rows, out);
 }

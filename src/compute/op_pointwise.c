@@ -158,6 +158,32 @@ tensor concat_channels(run *r, const tensor *x, int count)
     return j.y;
 }
 
+tensor concat_tokens(run *r, tensor x, tensor y)
+{
+    size_t first = (size_t)(tensor_tokens(x) * x.channels), second = (size_t)(tensor_tokens(y) * y.channels);
+    tensor both = tensor_new(r, x.batch, 1, (int)(tensor_tokens(x) + tensor_tokens(y)), x.channels);
+    for (size_t b = 0; r->live && run_ok(r) && b < (size_t)x.batch; b++) {
+        float *out = tensor_data(r, both) + b * (first + second);
+        memcpy(out, tensor_data(r, x) + b * first, first * 4);
+        memcpy(out + first, tensor_data(r, y) + b * second, second * 4);
+    }
+    return both;
+}
+
+tensor mean_tokens(run *r, tensor x)
+{
+    tensor y = tensor_new(r, x.batch, 1, 1, x.channels);
+    int64_t tokens = tensor_tokens(x), c = x.channels;
+    for (int64_t b = 0; r->live && run_ok(r) && b < x.batch; b++)
+        for (int64_t i = 0; i < c; i++) {
+            double sum = 0;
+            for (int64_t t = 0; t < tokens; t++)
+                sum += (double)tensor_data(r, x)[(b * tokens + t) * c + i];
+            tensor_data(r, y)[b * c + i] = (float)(sum / (double)tokens);
+        }
+    return y;
+}
+
 tensor modulation(run *r, tensor x, const char *name, int rows, bool same)
 {
     int c = same ? x.channels : x.channels / rows;

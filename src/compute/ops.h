@@ -41,10 +41,13 @@ typedef struct conv_options {
     bool map;              /* only convolutions and norms read the result: a large one may lie in the scratch file */
     bool no_bias;
     activation act;        /* applied to the result, a residual included */
+    float divisor;         /* of the result, a residual included, before `act`; 0: none */
     norm before;           /* NO_NORM: none */
     tensor add_to;         /* a residual of the result's shape: the result is written into it, in place; or NO_TENSOR */
 } conv_options;
 tensor conv(run *r, tensor x, const char *name, int out, conv_options o);
+tensor halve(run *r, tensor x, norm n); /* means of two by two pixels of the normalized x (NO_NORM: of x itself); maps, as conv's */
+tensor twice(run *r, tensor x);         /* every pixel two by two times */
 
 /* ---- norms over channels; gain NAME.weight, bias NAME.bias; name NULL: none ---- */
 tensor layer_norm(run *r, tensor x, const char *name, float eps);
@@ -65,6 +68,8 @@ tensor copy(run *r, tensor x);
 tensor concat_channels(run *r, const tensor *x, int count); /* same rows */
 /* A weight NAME [rows, c] plus x, by batch item -> [b, rows, c]. x is [b, 1, rows * c], or with `same` [b, 1, c], added to every row. */
 tensor modulation(run *r, tensor x, const char *name, int rows, bool same);
+tensor concat_tokens(run *r, tensor x, tensor y);           /* [b, t, c] and [b, u, c] -> [b, t + u, c] */
+tensor mean_tokens(run *r, tensor x);                       /* [b, t, c] -> [b, 1, c] */
 tensor image_of(tensor x, int height, int width);           /* the same rows seen as an image, and back: */
 tensor sequence_of(tensor x);
 tensor batch_of(tensor x, int batch);                       /* [1, b * t, c] seen as [b, t, c] */

@@ -24,6 +24,7 @@ static inline int64_t tensor_count(tensor t) { return tensor_rows(t) * t.channel
 typedef struct segments {
     int count;
     const int32_t *start; /* count + 1 */
+    const int32_t *length; /* of keys: so many of its first rows are attended to, the others are padding; NULL: all */
 } segments;
 
 #endif

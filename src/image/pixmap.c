@@ -21,6 +21,19 @@ static double lanczos3(double x)
     return sin(a) / a * (sin(b) / b);
 }
 
+static double bicubic(double x)
+{
+    double a = -0.5;
+    x = fabs(x);
+    return x < 1 ? ((a + 2) * x - (a + 3)) * x * x + 1 : x < 2 ? (((x - 5) * x + 8) * x - 4) * a : 0;
+}
+
+typedef struct filter {
+    double (*at)(double);
+    double support;
+} filter;
+static const filter filter_lanczos = {lanczos3, 3}, filter_bicubic = {bicubic, 2};
+
 typedef struct weights {
     int room;            /* of one result pixel */
     int *first, *count;  /* [out] input pixels */
@@ -34,9 +47,9 @@ static void weights_free(weights *w)
     mem_free(w->of);
 }
 
-static bool weights_of(weights *w, int in, int out, status *st)
+static bool weights_of(weights *w, int in, int out, const filter *f, status *st)
 {
-    double scale = (double)in / out, filter = scale < 1 ? 1 : scale, support = 3 * filter;
+    double scale = (double)in / out, stretch = scale < 1 ? 1 : scale, support = f->support * stretch;
     w->room = (int)ceil(support) * 2 + 1;
     w->first = mem_alloc((size_t)out, sizeof *w->first, "picture", st);
     w->count = mem_alloc((size_t)out, sizeof *w->count, "picture", st);
@@ -48,7 +61,7 @@ static bool weights_of(weights *w, int in, int out, status *st)
         low = low < 0 ? 0 : low;
         high = high > in ? in : high;
         for (int x = 0; x < high - low; x++)
-            sum += k[x] = lanczos3((x + low - centre + 0.5) * (1 / filter));
+            sum += k[x] = f->at((x + low - centre + 0.5) * (1 / stretch));
         for (int x = 0; x < high - low; x++) {
             double v = sum != 0 ? k[x] / sum : k[x];
             w->of[(size_t)i * (size_t)w->room + (size_t)x] = (int32_t)((v < 0 ? -0.5 : 0.5) + v * (1 << PRECISION));
@@ -99,11 +112,11 @@ static bool blank(pixmap *p, int width, int height, status *st)
 }
 
 /* One pass, or a copy where there is nothing to do. */
-static bool pass(const pixmap *in, int width, int height, pixmap *out, status *st)
+static bool pass(const pixmap *in, int width, int height, const filter *f, pixmap *out, status *st)
 {
     weights w = {0};
     bool columns = width != in->width, same = !columns && height == in->height;
-    bool ok = blank(out, width, height, st) && (same || weights_of(&w, columns ? in->width : in->height, columns ? width : height, st));
+    bool ok = blank(out, width, height, st) && (same || weights_of(&w, columns ? in->width : in->height, columns ? width : height, f, st));
     if (ok && same)
         memcpy(out->rgb, in->rgb, (size_t)width * (size_t)height * 3);
     else if (ok && columns)
@@ -114,14 +127,17 @@ static bool pass(const pixmap *in, int width, int height, pixmap *out, status *s
     return ok;
 }
 
-bool pixmap_resize(const pixmap *in, int width, int height, pixmap *out, status *st)
+static bool resize(const pixmap *in, int width, int height, const filter *f, pixmap *out, status *st)
 {
     pixmap between = {0};
     bool rows_first = in->height > height && in->height - height > 2 * (in->width - width);
     *out = (pixmap){0};
-    bool ok = pass(in, rows_first ? in->width : width, rows_first ? height : in->height, &between, st) && pass(&between, width, height, out, st);
+    bool ok = pass(in, rows_first ? in->width : width, rows_first ? height : in->height, f, &between, st) && pass(&between, width, height, f, out, st);
     pixmap_free(&between);
     return ok;
 }
+
+bool pixmap_resize(const pixmap *in, int width, int height, pixmap *out, status *st) { return resize(in, width, height, &filter_lanczos, out, st); }
+bool pixmap_resize_bicubic(const pixmap *in, int width, int height, pixmap *out, status *st) { return resize(in, width, height, &filter_bicubic, out, st); }
 
 uint8_t pixmap_gray(const uint8_t *rgb) { return (uint8_t)((rgb[0] * 19595u + rgb[1] * 38470u + rgb[2] * 7471u + 0x8000) >> 16); }

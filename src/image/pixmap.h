@@ -17,7 +17,8 @@ typedef struct pixmap {
 bool image_read_png(const char *path, pixmap *p, status *st);
 void pixmap_free(pixmap *p);
 
-/* Image.resize(..., LANCZOS) of 8-bit pixels: out is [height, width, 3]. */
+/* Image.resize(..., LANCZOS) of 8-bit pixels: out is [height, width, 3]; and with BICUBIC. */
+bool pixmap_resize_bicubic(const pixmap *in, int width, int height, pixmap *out, status *st);
 bool pixmap_resize(const pixmap *in, int width, int height, pixmap *out, status *st);
 /* Image.convert("L") of one pixel. */
 uint8_t pixmap_gray(const uint8_t *rgb);

@@ -100,6 +100,7 @@ void sampler_close(sampler *s)
     if (!s)
         return;
     mem_free(s->config.trained_betas);
+    mem_free(s->config.timestep_list);
     mem_free(s->alphas_cumprod);
     mem_free(s->timesteps);
     mem_free(s->sigmas);
@@ -156,6 +157,15 @@ void sampler_add_noise(const sampler *s, int call, const float *original, const 
         }
     }
     combine(out, signal, original, amount, noise, n);
+}
+
+bool sampler_add_noise_at(const sampler *s, int timestep, const float *original, const float *noise, float *out, size_t n)
+{
+    if (timestep < 0 || timestep >= s->config.num_train_timesteps)
+        return false;
+    float a = s->alphas_cumprod[timestep];
+    combine(out, sqrtf(a), original, sqrtf(1 - a), noise, n);
+    return true;
 }
 
 /* The trajectory --------------------------------------------------------------------------------------------------- */

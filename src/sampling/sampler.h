@@ -39,7 +39,8 @@ extern const sampler_row sampler_table[]; /* ends with a row whose method is NUL
  * schedule: a --scheduler, or NULL for what the config says:
  *     karras, exponential, beta, lu: spacing of the sigmas (use_karras_sigmas = true, ...);
  *     linspace, leading, trailing: timestep_spacing; simple, sgm_uniform: trailing (diffusers' own translation);
- *     discrete, normal: none of karras, exponential, beta, lu.
+ *     discrete, normal: none of karras, exponential, beta, lu;
+ *     of DDPM also a list of timesteps, by name (smart50, ...: timestep_lists.c) or typed (999,500,0): then steps is its length.
  * steps: diffusers' num_inference_steps, at least 1.
  * NULL with st set: STATUS_USAGE for method, schedule and steps, STATUS_BAD_FILE for the config. */
 sampler *sampler_open(const char *config_json, size_t length, const char *method, const char *schedule, int steps,
@@ -93,6 +94,9 @@ int sampler_end_at(const sampler *s, double share);
 /* out = the picture with the noise of this call put on it (add_noise); call == sampler_calls gives the end of the
  * schedule (for inpainting). n floats; out may be either input. */
 void sampler_add_noise(const sampler *s, int call, const float *original, const float *noise, float *out, size_t n);
+
+/* The same for a trained timestep, whether or not the schedule touches it; false when there is none of that number. */
+bool sampler_add_noise_at(const sampler *s, int timestep, const float *original, const float *noise, float *out, size_t n);
 
 /* Calls will go up from this one, without the memory of earlier ones; false where a step's calls belong together (Heun) and it
  * lies between them. */

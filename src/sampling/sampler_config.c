@@ -368,7 +368,10 @@ static const struct schedule_row {
 
 bool sampler_config_schedule(sampler_config *c, const char *schedule, const sampler_row *row, status *st)
 {
-    char known[200] = "";
+    char known[320] = "";
+    bool list = false, lists = row->ops->class_bit == CLASS_DDPM;
+    if (lists && (!timestep_list_find(c, schedule, &list, st) || list))
+        return status_ok(st);
     for (size_t i = 0; i < sizeof schedules / sizeof *schedules; i++) {
         const struct schedule_row *r = &schedules[i];
         bool usable = r->classes & row->ops->class_bit;
@@ -385,5 +388,5 @@ bool sampler_config_schedule(sampler_config *c, const char *schedule, const samp
             strncat(known, r->name, sizeof known - strlen(known) - 1);
         }
     }
-    return status_set(st, STATUS_USAGE, "--scheduler %s: sampling method %s knows:%s", schedule, row->method, known);
+    return status_set(st, STATUS_USAGE, "--scheduler %s: sampling method %s knows:%s%s%s", schedule, row->method, known, lists ? " " : "", lists ? timestep_list_names() : "");
 }

@@ -58,8 +58,13 @@ static void step(sampler *s, int call, const float *model_output, float *x, cons
 
 static bool plan(sampler *s, status *st)
 {
-    if (!schedule_alphas(s, false, st) || !schedule_timesteps(s, st))
+    const sampler_config *c = &s->config;
+    if (c->timestep_list)
+        s->steps = c->timestep_list_count;
+    if (!schedule_alphas(s, false, st) || !(c->timestep_list ? schedule_room(s, s->steps, st) : schedule_timesteps(s, st)))
         return false;
+    for (int i = 0; c->timestep_list && i < s->calls; i++)
+        s->timesteps[i] = (double)c->timestep_list[i];
     s->init_noise_sigma = 1;
     return true;
 }

@@ -64,6 +64,8 @@ typedef struct sampler_config {
     bool skip_prk_steps;
     int original_inference_steps;
     double timestep_scaling;
+    int *timestep_list;    /* of --scheduler, in place of a spacing; NULL: none; owned */
+    int timestep_list_count;
 } sampler_config;
 
 enum { MAX_SLOTS = 12 };
@@ -121,6 +123,10 @@ void sampler_source_close(sampler_source *f);
 /* The class's defaults, overlaid with the file's values that the class knows, checked. */
 bool sampler_config_read(sampler_config *c, const sampler_source *f, const sampler_row *row, status *st);
 bool sampler_config_schedule(sampler_config *c, const char *schedule, const sampler_row *row, status *st);
+
+/* timestep_lists.c: is `name` a list of timesteps, by its name or typed? Then it goes into the config; errors are STATUS_USAGE. */
+bool timestep_list_find(sampler_config *c, const char *name, bool *found, status *st);
+const char *timestep_list_names(void);
 
 /* schedule.c ------------------------------------------------------------------------------------------------------ */
 

@@ -1,0 +1,173 @@
+/* The simple blocks of a UNet: DeepFloyd IF's (the open Imagen: Saharia et al. 2022, arXiv 2205.11487), Karlo's and Kandinsky 2's. They come from guided
+ * diffusion (Dhariwal and Nichol 2021, arXiv 2105.05233): residual blocks that halve and double the map by themselves, and one attention a block
+ * whose keys are the text's and, unless it is attention to the text alone, the map's behind them.
+ * Reference: diffusers, models/unets/unet_2d_blocks.py (SimpleCrossAttn*, Resnet*sampleBlock2D), attention_processor.py (AttnAddedKVProcessor),
+ * embeddings.py (TextTimeEmbedding).
+ * Pitfalls: the way round a block is halved and doubled too, without the norm; a block's sum is divided by a factor of its own; the text's group norm has 32
+ * groups whatever the others have; the text is pooled with its raw width, before it is projected. */
+#include <math.h>
+#include <stdio.h>
+
+#include "models/net_unet_impl.h"
+
+static const linear_options plain = {0}, edge = {.edge = true};
+
+typedef enum resampling { SAME, HALVE, TWICE } resampling;
+
+/* ---- conditions: once for all steps ---- */
+
+/* Attention of one query, the mean of the tokens, over itself and them all; [b, tokens, c] -> [b, 1, c] */
+static tensor pool(run *r, tensor x, int heads)
+{
+    scope in = enter(r, "pool");
+    int width = x.channels;
+    tensor class = add_positions(r, mean_tokens(r, x), "positional_embedding", 1);
+    tensor all = concat_tokens(r, class, x);
+    tensor q = linear(r, class, "q_proj", width, plain), k = linear(r, all, "k_proj", width, plain), v = linear(r, all, "v_proj", width, plain);
+    return leave(r, in, attention(r, q, k, v, heads, 1 / sqrtf((float)(width / heads)), NULL, NULL, NO_TENSOR));
+}
+
+void unet_conditions(run *r, const unet_config *c, const unet_condition_inputs *in)
+{
+    tensor raw = input(r, in->raw, in->batch, 1, in->tokens, c->text_dim);
+    output(r, c->text_projection ? linear(r, raw, "encoder_hid_proj", c->cross_dim, edge) : raw, in->text);
+    if (!c->text_pool)
+        return;
+    scope s = enter(r, "add_embedding");
+    tensor pooled = pool(r, layer_norm(r, raw, "norm1", 1e-5f), c->pool_heads);
+    output(r, leave(r, s, layer_norm(r, linear(r, pooled, "proj", c->time_dim, edge), "norm2", 1e-5f)), in->added);
+}
+
+/* ---- blocks ---- */
+
+static conv_options conv3(norm before, tensor add_to)
+{
+    return (conv_options){.kernel = 3, .stride = 1, .padding = 1, .before = before, .add_to = add_to};
+}
+
+/* The second norm with the time in it: it shifts h, or scales and shifts the norm. */
+static norm time_norm(run *r, const context *k, tensor h, int channels)
+{
+    const unet_config *c = k->c;
+    tensor t = linear(r, k->time, "time_emb_proj", c->scale_shift ? 2 * channels : channels, edge);
+    if (!c->scale_shift)
+        h = add_row(r, h, (table_row){t, 0});
+    norm n = group_norm(r, h, "norm2", c->groups, c->eps, c->act);
+    if (!c->scale_shift)
+        return n;
+    tensor rows = image_of(t, 1, 2);
+    rows.channels = channels;
+    return norm_modulated(r, n, (table_row){rows, 0}, (table_row){rows, 1});
+}
+
+static tensor resampled(run *r, tensor x, resampling how) { return how == HALVE ? halve(r, x, NO_NORM) : how == TWICE ? twice(r, x) : copy(r, x); }
+
+static tensor resnet(run *r, const context *k, tensor x, int channels, resampling how, float divisor, const char *name)
+{
+    const unet_config *c = k->c;
+    scope in = enter(r, "%s", name);
+    norm n = group_norm(r, x, "norm1", c->groups, c->eps, c->act);
+    conv_options first = conv3(how == HALVE ? NO_NORM : n, NO_TENSOR), one = {.kernel = 1, .stride = 1, .before = NO_NORM, .add_to = NO_TENSOR};
+    first.upsample = how == TWICE;
+    tensor from = how == HALVE ? halve(r, x, n) : x, h = conv(r, from, "conv1", channels, first);
+    if (how == HALVE)
+        drop(r, from);
+    n = time_norm(r, k, h, channels);
+    conv_options second = conv3(n, x.channels == channels ? resampled(r, x, how) : conv(r, x, "conv_shortcut", channels, one));
+    second.divisor = divisor;
+    return leave(r, in, conv(r, h, "conv2", channels, second));
+}
+
+static tensor normed_text(run *r, const context *k)
+{
+    switch (k->c->text_norm) {
+    case UNET_TEXT_GROUP_NORM:
+        return normalize(r, k->text, group_norm(r, k->text, "norm_cross", UNET_TEXT_GROUPS, 1e-5f, ACT_NONE));
+    case UNET_TEXT_LAYER_NORM:
+        return layer_norm(r, k->text, "norm_cross", 1e-5f);
+    default:
+        return copy(r, k->text);
+    }
+}
+
+/* Added to x, in place. */
+static tensor attend(run *r, const context *k, tensor x, int head, bool only_cross, const char *block, int i)
+{
+    scope in = enter(r, "%s.attentions.%d", block, i);
+    int height = x.height, columns = x.width, width = x.channels, heads = width / head;
+    norm by = group_norm(r, x, "group_norm", k->c->groups, 1e-5f, ACT_NONE);
+    tensor text = normed_text(r, k);
+    tensor keys = linear(r, text, "add_k_proj", width, plain), values = linear(r, text, "add_v_proj", width, plain);
+    x = sequence_of(x);
+    if (!only_cross) {
+        tensor h = normalize(r, x, by);
+        keys = concat_tokens(r, keys, linear(r, h, "to_k", width, plain));
+        values = concat_tokens(r, values, linear(r, h, "to_v", width, plain));
+        drop(r, h);
+    }
+    region g = region_rows(r, x);
+    for (tensor t; region_next(r, &g, &t);) {
+        tensor q = linear(r, normalize(r, t, by), "to_q", width, plain);
+        tensor y = attention(r, q, keys, values, heads, 1 / sqrtf((float)head), NULL, NULL, NO_TENSOR);
+        linear_add(r, t, y, "to_out.0", NO_ROW, plain);
+    }
+    return leave(r, in, image_of(x, height, columns));
+}
+
+tensor simple_down(run *r, const context *k, int level, tensor x, skips *s)
+{
+    const unet_level *l = &k->c->level[level];
+    char block[32], name[64];
+    snprintf(block, sizeof block, "down_blocks.%d", level);
+    for (int i = 0; i < l->layers; i++) {
+        snprintf(name, sizeof name, "%s.resnets.%d", block, i);
+        x = resnet(r, k, x, l->channels, SAME, k->c->block_scale, name);
+        if (l->down_attention)
+            x = attend(r, k, x, l->heads, l->only_cross, block, i);
+        s->x[s->count++] = x;
+    }
+    if (level == k->c->levels - 1)
+        return x;
+    snprintf(name, sizeof name, "%s.downsamplers.0", block);
+    return s->x[s->count++] = resnet(r, k, x, l->channels, HALVE, k->c->block_scale, name);
+}
+
+tensor simple_middle(run *r, const context *k, tensor x)
+{
+    const unet_level *l = &k->c->level[k->c->levels - 1];
+    x = resnet(r, k, x, l->channels, SAME, k->c->middle_scale, "mid_block.resnets.0");
+    x = attend(r, k, x, l->heads, k->c->middle_only_cross, "mid_block", 0);
+    tensor y = resnet(r, k, x, l->channels, SAME, k->c->middle_scale, "mid_block.resnets.1");
+    drop(r, x);
+    return y;
+}
+
+/* x and the skip connection side by side; both are done with */
+static tensor join(run *r, tensor x, tensor skip)
+{
+    tensor both[2] = {x, skip}, y = concat_channels(r, both, 2);
+    drop(r, x);
+    drop(r, skip);
+    return y;
+}
+
+tensor simple_up(run *r, const context *k, int level, tensor x, skips *s)
+{
+    const unet_level *l = &k->c->level[level];
+    char block[32], name[64];
+    snprintf(block, sizeof block, "up_blocks.%d", k->c->levels - 1 - level);
+    for (int i = 0; i <= l->layers; i++) {
+        tensor both = join(r, x, s->x[--s->count]);
+        snprintf(name, sizeof name, "%s.resnets.%d", block, i);
+        x = resnet(r, k, both, l->channels, SAME, k->c->block_scale, name);
+        drop(r, both);
+        if (l->up_attention)
+            x = attend(r, k, x, l->heads, l->only_cross, block, i);
+    }
+    if (level == 0)
+        return x;
+    snprintf(name, sizeof name, "%s.upsamplers.0", block);
+    tensor y = resnet(r, k, x, l->channels, TWICE, k->c->block_scale, name);
+    drop(r, x);
+    return y;
+}
