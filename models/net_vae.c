@@ -1,24 +1,32 @@
 /* AutoencoderKL (Rombach et al. 2022, arXiv 2112.10752). Reference: diffusers, models/autoencoders/autoencoder_kl.py, vae.py.
  * Pitfalls: group norms here have eps 1e-6 (UNets 1e-5); the middle attention has one head; its names come in three spellings. The encoder's
- * downsampling convolution pads at the end only; what it makes are means and logarithms of variances, of which latents are drawn. */
+ * downsampling convolution pads at the end only; what it makes are means and logarithms of variances, of which latents are drawn. With a codebook
+ * (net_vq.c) it makes latents, each of which stands for its nearest entry. */
 #include "models/net_vae.h"
 
 #include <math.h>
 #include <string.h>
 
 #include "models/net_taesd.h"
+#include "models/net_vq.h"
 
 const name_alias vae_aliases[] = {{"attentions.0.to_q", "attentions.0.query"},     {"attentions.0.to_k", "attentions.0.key"},
                                   {"attentions.0.to_v", "attentions.0.value"},     {"attentions.0.to_out.0", "attentions.0.proj_attn"},
-                                  {"attentions.0.group_norm", "attentions.0.norm"}, {NULL, NULL}};
+                                  {"attentions.0.group_norm", "attentions.0.norm"}, {"quantize.embedding", "quantize.embed"},
+                                  {NULL, NULL}};
 
-static bool only_type(const json *j, const char *key, const char *known, const char *name, status *st)
+/* Blocks of a half by type; one of them has attention behind each resnet. */
+static bool read_types(const vae_config *c, const json *j, const char *key, const char *plain, const char *attending, bool attends[VAE_BLOCKS], const char *name, status *st)
 {
     const json *types = json_member(j, key);
-    for (size_t i = 0; types && json_object_is_type(types, json_type_array) && i < json_object_array_length(types); i++) {
+    size_t n = types && json_object_is_type(types, json_type_array) ? json_object_array_length(types) : 0;
+    if (n && n != (size_t)c->blocks)
+        return status_set(st, STATUS_BAD_FILE, "%s: %s names %zu blocks, block_out_channels %d", name, key, n, c->blocks);
+    for (size_t i = 0; i < n; i++) {
         const char *type = json_object_get_string(json_object_array_get_idx(types, i));
-        if (type && strcmp(type, known))
-            return status_set(st, STATUS_BAD_FILE, "%s: %s has %s; only %s is known", name, key, type, known);
+        attends[i] = type && strcmp(type, attending) == 0;
+        if (type && strcmp(type, plain) && !attends[i])
+            return status_set(st, STATUS_BAD_FILE, "%s: %s has %s; only %s and %s are known", name, key, type, plain, attending);
     }
     return true;
 }
@@ -27,6 +35,8 @@ bool vae_config_read(vae_config *c, const json *j, const char *name, status *st)
 {
     if (strcmp(json_text(j, "_class_name", "", name, st), "AutoencoderTiny") == 0)
         return taesd_config_read(c, j, name, st);
+    if (json_member(j, "ddconfig"))
+        return vq_original_read(c, j, name, st);
     *c = (vae_config){0};
     int64_t channels[VAE_BLOCKS] = {64};
     int blocks = json_ints(j, "block_out_channels", channels, VAE_BLOCKS, 1, 1 << 14, name, st);
@@ -43,7 +53,9 @@ bool vae_config_read(vae_config *c, const json *j, const char *name, status *st)
     c->post_quant_conv = json_flag(j, "use_post_quant_conv", true, name, st);
     c->quant_conv = json_flag(j, "use_quant_conv", true, name, st);
     c->mid_attention = json_flag(j, "mid_block_add_attention", true, name, st);
-    return only_type(j, "up_block_types", "UpDecoderBlock2D", name, st) && only_type(j, "down_block_types", "DownEncoderBlock2D", name, st) && status_ok(st);
+    c->z_channels = c->latent_channels;
+    return read_types(c, j, "up_block_types", "UpDecoderBlock2D", "AttnUpDecoderBlock2D", c->attend_up, name, st) &&
+           read_types(c, j, "down_block_types", "DownEncoderBlock2D", "AttnDownEncoderBlock2D", c->attend_down, name, st) && vq_config_read(c, j, name, st);
 }
 
 static const float EPS = 1e-6f;
@@ -67,9 +79,9 @@ static tensor resnet(run *r, const vae_config *c, tensor x, int channels, bool m
     return x;
 }
 
-static tensor middle_attention(run *r, const vae_config *c, tensor x)
+static tensor attend(run *r, const vae_config *c, tensor x, int i)
 {
-    scope in = enter(r, "attentions.0");
+    scope in = enter(r, "attentions.%d", i);
     int height = x.height, width = x.width, n = x.channels;
     norm by = group_norm(r, x, "group_norm", c->groups, EPS, ACT_NONE);
     x = sequence_of(x);
@@ -101,7 +113,7 @@ static tensor middle(run *r, const vae_config *c, tensor x, const char *name)
     scope in = enter(r, "%s", name);
     x = resnet_in(r, c, x, 0, x.channels, false);
     if (c->mid_attention)
-        x = middle_attention(r, c, x);
+        x = attend(r, c, x, 0);
     return leave(r, in, resnet_in(r, c, x, 1, x.channels, false));
 }
 
@@ -109,10 +121,13 @@ static tensor up_block(run *r, const vae_config *c, tensor x, int i)
 {
     scope in = enter(r, "decoder.up_blocks.%d", i);
     int channels = c->channels[c->blocks - 1 - i];
-    for (int k = 0; k <= c->layers; k++)
-        x = resnet_in(r, c, x, k, channels, true);
+    for (int k = 0; k <= c->layers; k++) {
+        x = resnet_in(r, c, x, k, channels, !c->attend_up[i]);
+        if (c->attend_up[i])
+            x = attend(r, c, x, k);
+    }
     if (i < c->blocks - 1) {
-        conv_options o = conv3(NO_NORM, NO_TENSOR, true);
+        conv_options o = conv3(NO_NORM, NO_TENSOR, !c->attend_up[i + 1]); /* attention reads no map */
         o.upsample = true;
         tensor y = conv(r, x, "upsamplers.0.conv", channels, o);
         drop(r, x);
@@ -121,16 +136,13 @@ static tensor up_block(run *r, const vae_config *c, tensor x, int i)
     return leave(r, in, x);
 }
 
-void vae_decode(run *r, const vae_config *c, const float *latents, int batch, int height, int width, float *image)
+/* x: [batch, h, w, latent_channels], dropped */
+static void decode(run *r, const vae_config *c, tensor x, float *image)
 {
-    if (c->tiny) {
-        taesd_decode(r, c, latents, batch, height, width, image);
-        return;
-    }
-    tensor x = input_nchw(r, latents, batch, c->latent_channels, height, width), y;
+    tensor y;
     conv_options edge = {.kernel = 1, .stride = 1, .edge = true, .before = NO_NORM, .add_to = NO_TENSOR};
     if (c->post_quant_conv) {
-        y = conv(r, x, "post_quant_conv", c->latent_channels, edge);
+        y = conv(r, x, "post_quant_conv", c->z_channels, edge);
         drop(r, x);
         x = y;
     }
@@ -146,19 +158,55 @@ void vae_decode(run *r, const vae_config *c, const float *latents, int batch, in
     output_nchw(r, y, c->out_channels, image);
 }
 
+void vae_decode(run *r, const vae_config *c, const float *latents, int batch, int height, int width, float *image)
+{
+    if (c->tiny) {
+        taesd_decode(r, c, latents, batch, height, width, image);
+        return;
+    }
+    tensor x = input_nchw(r, latents, batch, c->latent_channels, height, width);
+    decode(r, c, c->codes && !c->keeps_latents ? vq_quantize(r, c, x, NULL) : x, image);
+}
+
+void vae_decode_tokens(run *r, const vae_config *c, const int32_t *tokens, int batch, int height, int width, float *image)
+{
+    decode(r, c, vq_look_up(r, c, tokens, batch, height, width), image);
+}
+
 static tensor down_block(run *r, const vae_config *c, tensor x, int i)
 {
     scope in = enter(r, "encoder.down_blocks.%d", i);
     bool last = i == c->blocks - 1; /* the middle reads what it makes */
-    for (int k = 0; k < c->layers; k++)
-        x = resnet_in(r, c, x, k, c->channels[i], !last);
+    for (int k = 0; k < c->layers; k++) {
+        x = resnet_in(r, c, x, k, c->channels[i], !last && !c->attend_down[i]);
+        if (c->attend_down[i])
+            x = attend(r, c, x, k);
+    }
     if (!last) {
-        conv_options o = {.kernel = 3, .stride = 2, .end_padding = 1, .before = NO_NORM, .add_to = NO_TENSOR, .map = i < c->blocks - 2};
+        conv_options o = {.kernel = 3, .stride = 2, .end_padding = 1, .before = NO_NORM, .add_to = NO_TENSOR, .map = i < c->blocks - 2 && !c->attend_down[i + 1]};
         tensor y = conv(r, x, "downsamplers.0.conv", c->channels[i], o);
         drop(r, x);
         x = y;
     }
     return leave(r, in, x);
+}
+
+/* Moments, or latents: [batch, h, w, n] */
+static tensor encode(run *r, const vae_config *c, const float *image, int batch, int height, int width)
+{
+    int inside = c->codes ? c->z_channels : 2 * c->z_channels, outside = c->codes ? c->latent_channels : inside;
+    conv_options edge = {.kernel = 3, .stride = 1, .padding = 1, .edge = true, .before = NO_NORM, .add_to = NO_TENSOR, .map = c->blocks > 1 && !c->attend_down[0]};
+    tensor picture = input_nchw(r, image, batch, c->in_channels, height, width), x = conv(r, picture, "encoder.conv_in", c->channels[0], edge);
+    drop(r, picture);
+    for (int i = 0; i < c->blocks; i++)
+        x = down_block(r, c, x, i);
+    x = middle(r, c, x, "encoder.mid_block");
+    edge.map = false;
+    edge.before = group_norm(r, x, "encoder.conv_norm_out", c->groups, EPS, ACT_SILU);
+    x = conv(r, x, "encoder.conv_out", inside, edge);
+    if (c->quant_conv)
+        x = conv(r, x, "quant_conv", outside, (conv_options){.kernel = 1, .stride = 1, .edge = true, .before = NO_NORM, .add_to = NO_TENSOR});
+    return x;
 }
 
 void vae_encode(run *r, const vae_config *c, const float *image, int batch, int height, int width, float *moments)
@@ -167,18 +215,13 @@ void vae_encode(run *r, const vae_config *c, const float *image, int batch, int 
         taesd_encode(r, c, image, batch, height, width, moments);
         return;
     }
-    conv_options edge = {.kernel = 3, .stride = 1, .padding = 1, .edge = true, .before = NO_NORM, .add_to = NO_TENSOR, .map = c->blocks > 1};
-    tensor picture = input_nchw(r, image, batch, c->in_channels, height, width), x = conv(r, picture, "encoder.conv_in", c->channels[0], edge);
-    drop(r, picture);
-    for (int i = 0; i < c->blocks; i++)
-        x = down_block(r, c, x, i);
-    x = middle(r, c, x, "encoder.mid_block");
-    edge.map = false;
-    edge.before = group_norm(r, x, "encoder.conv_norm_out", c->groups, EPS, ACT_SILU);
-    x = conv(r, x, "encoder.conv_out", 2 * c->latent_channels, edge);
-    if (c->quant_conv)
-        x = conv(r, x, "quant_conv", 2 * c->latent_channels, (conv_options){.kernel = 1, .stride = 1, .edge = true, .before = NO_NORM, .add_to = NO_TENSOR});
-    output_nchw(r, x, 2 * c->latent_channels, moments);
+    tensor x = encode(r, c, image, batch, height, width);
+    output_nchw(r, x, x.channels, moments);
+}
+
+void vae_encode_tokens(run *r, const vae_config *c, const float *image, int batch, int height, int width, int32_t *tokens)
+{
+    vq_quantize(r, c, encode(r, c, image, batch, height, width), tokens);
 }
 
 void vae_record(run *r, const void *config)
@@ -188,7 +231,15 @@ void vae_record(run *r, const void *config)
         taesd_record(r, c);
         return;
     }
-    vae_decode(r, c, NULL, 1, 2, 2, NULL);
-    if (weight_exists(r, "encoder.conv_in.weight")) /* a decoder alone will do for pictures from text */
-        vae_encode(r, c, NULL, 1, 2 * vae_factor(c), 2 * vae_factor(c), NULL);
+    int size = 2 * vae_factor(c);
+    if (c->codes)
+        vae_decode_tokens(r, c, NULL, 1, 2, 2, NULL);
+    else
+        vae_decode(r, c, NULL, 1, 2, 2, NULL);
+    if (c->gumbel || !weight_exists(r, "encoder.conv_in.weight")) /* a decoder alone will do for pictures from text */
+        return;
+    if (c->codes)
+        vae_encode_tokens(r, c, NULL, 1, size, size, NULL);
+    else
+        vae_encode(r, c, NULL, 1, size, size, NULL);
 }

@@ -155,40 +155,66 @@ void noise_draw(void *ctx, float *out, size_t count)
 typedef struct vae_inputs {
     const vae_stage *v;
     const float *latents;
+    const int32_t *tokens;
     float *image;
 } vae_inputs;
 
 static void vae_forward(run *r, const void *ctx)
 {
     const vae_inputs *in = ctx;
-    vae_decode(r, &in->v->config, in->latents, 1, in->v->height, in->v->width, in->image);
+    const vae_stage *v = in->v;
+    if (v->from_tokens)
+        vae_decode_tokens(r, &v->config, in->tokens, 1, v->height, v->width, in->image);
+    else
+        vae_decode(r, &v->config, in->latents, 1, v->height, v->width, in->image);
 }
 
 bool vae_stage_plan(vae_stage *v, engine *e, const char *component, int latent_height, int latent_width, int images)
 {
     v->height = latent_height;
     v->width = latent_width;
-    vae_inputs in = {v, NULL, NULL};
+    vae_inputs in = {v, NULL, NULL, NULL};
     return stage_plan(&v->stage, e, component, component[0] ? component : "vae", vae_aliases, vae_forward, &in, images);
+}
+
+/* One image's latents, or numbers of entries, as the network takes them. */
+static bool fill_inputs(const vae_stage *v, const float *latents, size_t count, void *out, status *st)
+{
+    const vae_config *c = &v->config;
+    for (size_t k = 0; k < count && !v->from_tokens; k++)
+        ((float *)out)[k] = latents[k] / c->scaling_factor + c->shift_factor;
+    for (size_t k = 0; k < count && v->from_tokens; k++) {
+        if (!(latents[k] >= 0 && latents[k] < (float)c->codes))
+            return status_set(st, STATUS_BAD_FILE, "%s: token %g is none of the codebook's %d entries", v->stage.plan.stage, (double)latents[k], c->codes);
+        ((int32_t *)out)[k] = (int32_t)latents[k];
+    }
+    return true;
+}
+
+/* Pictures of networks that know 0..1 only, as the others' */
+static void to_signed(float *image, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        image[i] = 2 * (image[i] > 0 ? image[i] < 1 ? image[i] : 1 : 0) - 1;
 }
 
 bool vae_stage_run(vae_stage *v, engine *e, const float *latents, int images, float *image)
 {
     double begin = now_seconds();
-    size_t latent_floats = (size_t)v->config.latent_channels * (size_t)v->height * (size_t)v->width;
+    size_t latent_floats = (size_t)(v->from_tokens ? 1 : v->config.latent_channels) * (size_t)v->height * (size_t)v->width;
     size_t image_floats = (size_t)v->config.out_channels * (size_t)(v->height * vae_factor(&v->config)) * (size_t)(v->width * vae_factor(&v->config));
-    float *scaled = mem_alloc(latent_floats, 4, "latents", e->st);
-    bool ok = scaled && stage_open(&v->stage);
+    void *inputs = mem_alloc(latent_floats, 4, "latents", e->st);
+    bool ok = inputs && stage_open(&v->stage);
     for (int i = 0; ok && i < images; i++) {
         report_progress(e->request, "decode", i, images);
-        for (size_t k = 0; k < latent_floats; k++)
-            scaled[k] = latents[(size_t)i * latent_floats + k] / v->config.scaling_factor + v->config.shift_factor;
-        vae_inputs in = {v, scaled, image + (size_t)i * image_floats};
-        ok = stage_pass(&v->stage, &in);
+        vae_inputs in = {v, inputs, inputs, image + (size_t)i * image_floats};
+        ok = fill_inputs(v, latents + (size_t)i * latent_floats, latent_floats, inputs, e->st) && stage_pass(&v->stage, &in);
+        if (ok && v->config.unit_range)
+            to_signed(in.image, image_floats);
     }
     if (ok)
         report_progress(e->request, "decode", images, images);
-    mem_free(scaled);
+    mem_free(inputs);
     stage_close(&v->stage);
     v->stage.row->seconds = now_seconds() - begin;
     return ok;

@@ -43,10 +43,11 @@ void noise_draw(void *ctx, float *out, size_t count); /* a sampler_noise */
 typedef struct vae_stage {
     vae_config config;
     int height, width;  /* of the latents */
+    bool from_tokens;   /* what is decoded are numbers of codebook entries */
     stage stage;
 } vae_stage;
 bool vae_stage_plan(vae_stage *v, engine *e, const char *component, int latent_height, int latent_width, int images);
-/* latents [images, channels, h, w], scaled as the denoiser has them; image [images, 3, H, W] */
+/* latents [images, channels, h, w], scaled as the denoiser has them, or tokens [images, h, w]; image [images, 3, H, W] in -1..1 */
 bool vae_stage_run(vae_stage *v, engine *e, const float *latents, int images, float *image);
 
 /* diffusers' resize_and_crop_tensor: bilinear (no antialias, half-pixel centres) to cover, then the middle. [3, h, w] -> [3, height, width]; out is the caller's. */

@@ -73,9 +73,10 @@ static void shrink_mask(const sd *p, const pixmap *mask, float *out)
 static void draw_latents(const sd *p, rng *g, float *out)
 {
     size_t n = sd_latent_floats(p);
-    for (size_t i = 0; p->vae.tiny && i < n; i++)
+    bool certain = p->vae.tiny || p->vae.codes > 0;
+    for (size_t i = 0; certain && i < n; i++)
         out[i] = p->vae.scaling_factor * p->moments[i];
-    if (p->vae.tiny) /* its encoder makes latents, there is nothing to draw */
+    if (certain) /* its encoder makes latents, there is nothing to draw */
         return;
     rng_normal(g, out, n);
     for (size_t i = 0; i < n; i++) {

@@ -98,6 +98,8 @@ tensor t5_distances(run *r, const char *name, int buckets, int max_distance, int
 
 /* ---- embeddings ---- */
 tensor embed(run *r, const char *name, const int32_t *ids, int count, int vocabulary, int width); /* [1, count, width] */
+/* Every token's nearest row (Euclidean) of the table NAME [rows, c], a codebook: [b, t, c] -> [b, t, c]. numbers: host memory for theirs, or NULL. */
+tensor nearest_rows(run *r, tensor x, const char *name, int rows, int32_t *numbers);
 /* x[b, t] += row t of the learned table NAME [rows, c], in place. */
 tensor add_positions(run *r, tensor x, const char *name, int rows);
 /* Sinusoids [b, 1, dim] of b values: cos first when `cos_first`; exponent i / (dim / 2 - shift). diffusers' get_timestep_embedding. */
