@@ -13,9 +13,9 @@ bool vq_config_read(vae_config *c, const json *j, const char *name, status *st)
 {
     if (strcmp(json_text(j, "_class_name", "", name, st), "VQModel") != 0)
         return status_ok(st);
-    const char *norm = json_text(j, "norm_type", "group", name, st);
-    if (strcmp(norm, "group") != 0)
-        return status_set(st, STATUS_BAD_FILE, "%s: norm_type \"%s\": only \"group\" is known", name, norm);
+    const char *type = json_text(j, "norm_type", "group", name, st);
+    if (strcmp(type, "group") != 0)
+        return status_set(st, STATUS_BAD_FILE, "%s: norm_type \"%s\": only \"group\" is known", name, type);
     c->codes = (int)json_int(j, "num_vq_embeddings", 1, 1 << 24, 256, name, st);
     c->z_channels = (int)json_int(j, "latent_channels", 1, 4096, 3, name, st);
     c->latent_channels = (int)json_int(j, "vq_embed_dim", 1, 4096, c->z_channels, name, st);

@@ -35,6 +35,9 @@ static const network_row table[] = {
     {"T5Model", NULL, NETWORK(t5, ROLE_ENCODER)},
     {"Transformer2DModel", NULL, NETWORK(pixart, ROLE_DENOISER)},
     {"UNet2DConditionModel", NULL, NETWORK(unet, ROLE_DENOISER)},
+    {"VQModel", NULL, NETWORK(vae, ROLE_DECODER)},
+    {"taming.models.vqgan.GumbelVQ", NULL, NETWORK(vae, ROLE_DECODER)},
+    {"taming.models.vqgan.VQModel", NULL, NETWORK(vae, ROLE_DECODER)},
 };
 enum { ROWS = sizeof table / sizeof *table };
 

@@ -33,8 +33,8 @@ static bool read_vae(const source *src, vae_config *c, status *st)
     return ok;
 }
 
-/* latents NULL: the plan alone, of [count, latent_channels, height, width] */
-static bool decode(const source *src, const request *q, const float *latents, int count, int height, int width, result *out, status *st)
+/* latents NULL: the plan alone, of [count, latent_channels, height, width], or of tokens */
+static bool decode(const source *src, const request *q, const float *latents, bool tokens, int count, int height, int width, result *out, status *st)
 {
     engine e;
     vae_stage *v = mem_alloc(1, sizeof *v, "pipeline", st);
@@ -44,6 +44,7 @@ static bool decode(const source *src, const request *q, const float *latents, in
     }
     double t0 = now_seconds();
     bool ok = read_vae(src, &v->config, st);
+    v->from_tokens = tokens;
     int factor = ok ? vae_factor(&v->config) : 1, w = width * factor, h = height * factor;
     size_t floats = (size_t)count * 3 * (size_t)w * (size_t)h;
     e.held_bytes = ok ? floats * 5 : 0;
@@ -70,12 +71,15 @@ static bool vae_decode_latents(const source *src, const request *q, const float 
     vae_config c;
     if (!read_vae(src, &c, st))
         return false;
-    if (shape[1] != c.latent_channels)
+    bool tokens = shape[1] == 0;
+    if (tokens && !c.codes)
+        return status_set(st, STATUS_BAD_FILE, "what is to be decoded are tokens, %s has no codebook: it decodes latents of %d channels", src->path, c.latent_channels);
+    if (!tokens && shape[1] != c.latent_channels)
         return status_set(st, STATUS_BAD_FILE, "the latents have %lld channels, %s decodes %d", (long long)shape[1], src->path, c.latent_channels);
     if (shape[0] < 1 || shape[0] > 1024 || shape[2] < 1 || shape[2] > 8192 || shape[3] < 1 || shape[3] > 8192)
         return status_set(st, STATUS_BAD_FILE, "the latents are %lldx%lldx%lldx%lld, of which no picture can be made", (long long)shape[0], (long long)shape[1],
                           (long long)shape[2], (long long)shape[3]);
-    return decode(src, q, latents, (int)shape[0], (int)shape[2], (int)shape[3], out, st);
+    return decode(src, q, latents, tokens, (int)shape[0], (int)shape[2], (int)shape[3], out, st);
 }
 
 static bool vae_plan(const source *src, const request *q, result *out, status *st)
@@ -86,7 +90,7 @@ static bool vae_plan(const source *src, const request *q, result *out, status *s
     int factor = vae_factor(&c), width = (q->width ? q->width : 512) / factor, height = (q->height ? q->height : 512) / factor;
     if (width < 1 || height < 1)
         return status_set(st, STATUS_USAGE, "size %dx%d: the decoder's least is %dx%d", q->width, q->height, factor, factor);
-    return decode(src, q, NULL, q->batch_count > 0 ? q->batch_count : 1, height, width, out, st);
+    return decode(src, q, NULL, c.codes > 0, q->batch_count > 0 ? q->batch_count : 1, height, width, out, st);
 }
 
 const pipeline_row pipeline_vae = {"vae", vae_generate, vae_encode_text, vae_decode_latents, vae_plan, false};

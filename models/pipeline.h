@@ -109,7 +109,8 @@ typedef struct result {
 bool pipeline_generate(const source *src, const request *q, result *out, status *st);
 /* out NULL: the embeddings are wanted in the request's store and cache alone; without these as well it is a plan. */
 bool pipeline_encode(const source *src, const request *q, trace *out, result *report, status *st);
-/* Latents [batch, channels, h, w] (as a decoder gets them from `generate`: before division by the scaling factor) to pictures. */
+/* Latents [batch, channels, h, w] (as a decoder gets them from `generate`: before division by the scaling factor) to pictures; or tokens
+ * [batch, h, w], whose shape has 0 channels. */
 bool pipeline_decode(const source *src, const request *q, const float *latents, const int64_t shape[4], result *out, status *st);
 /* What a run would need; nothing is read but headers. stage[].seconds stay 0. */
 bool pipeline_plan(const source *src, const request *q, result *out, status *st);

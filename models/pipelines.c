@@ -30,6 +30,9 @@ static const struct { const char *class_name, *model_type; const pipeline_row *r
     {"T5EncoderModel", "t5", &pipeline_t5},
     {"T5ForConditionalGeneration", NULL, &pipeline_t5},
     {"T5Model", NULL, &pipeline_t5},
+    {"VQModel", NULL, &pipeline_vae},
+    {"taming.models.vqgan.GumbelVQ", NULL, &pipeline_vae},
+    {"taming.models.vqgan.VQModel", NULL, &pipeline_vae},
 };
 enum { CLASSES = sizeof classes / sizeof *classes };
 

@@ -19,17 +19,35 @@ void tensor_file_close(tensor_file *t)
     *t = (tensor_file){0};
 }
 
+static void whole_to_f32(weight_type type, size_t count, const uint8_t *raw, float *out)
+{
+    for (size_t i = 0; i < count; i++) {
+        int64_t wide = 0;
+        int32_t narrow = 0;
+        if (type == TYPE_I64)
+            memcpy(&wide, raw + i * 8, 8);
+        else
+            memcpy(&narrow, raw + i * 4, 4);
+        out[i] = type == TYPE_I64 ? (float)wide : (float)narrow;
+    }
+}
+
 float *tensor_file_floats(const tensor_file *t, const safetensor *s, status *st)
 {
-    if (s->type != TYPE_F32 && s->type != TYPE_F16 && s->type != TYPE_BF16) {
-        status_set(st, STATUS_BAD_FILE, "%s: %s: must be f32, f16 or bf16, is %s", io_name(t->file), s->name, type_of(s->type)->name);
+    bool whole = s->type == TYPE_I64 || s->type == TYPE_I32;
+    if (!whole && s->type != TYPE_F32 && s->type != TYPE_F16 && s->type != TYPE_BF16) {
+        status_set(st, STATUS_BAD_FILE, "%s: %s: must be f32, f16, bf16, i64 or i32, is %s", io_name(t->file), s->name, type_of(s->type)->name);
         return NULL;
     }
-    size_t count = s->bytes / (s->type == TYPE_F32 ? 4 : 2);
+    size_t count = s->bytes / (size_t)type_of(s->type)->element_bytes;
     uint8_t *raw = mem_alloc(1, s->bytes, s->name, st);
     float *out = raw ? mem_alloc(count, sizeof(float), s->name, st) : NULL;
-    if (out && io_read(t->file, s->offset, raw, s->bytes, st))
-        type_row_to_f32(kernels_best(), s->type, (int64_t)count, raw, out);
+    if (out && io_read(t->file, s->offset, raw, s->bytes, st)) {
+        if (whole)
+            whole_to_f32(s->type, count, raw, out);
+        else
+            type_row_to_f32(kernels_best(), s->type, (int64_t)count, raw, out);
+    }
     mem_free(raw);
     if (status_ok(st))
         return out;
@@ -81,9 +99,14 @@ static bool read_chosen(latents_file *l, const tensor_file *t, const char *path,
         s = &t->table->tensor[0];
     if (!s)
         return status_set(st, STATUS_BAD_FILE, "%s: holds no tensor named latents", path);
-    if (s->dims != 4)
-        return status_set(st, STATUS_BAD_FILE, "%s: %s: must have 4 dimensions [batch, channels, h, w], has %d", path, s->name, s->dims);
-    memcpy(l->shape, s->shape, sizeof l->shape);
+    if (s->dims != 4 && s->dims != 3)
+        return status_set(st, STATUS_BAD_FILE, "%s: %s: must have 4 dimensions [batch, channels, h, w], or 3 if tokens [batch, h, w], has %d", path, s->name, s->dims);
+    l->shape[0] = s->shape[0];
+    l->shape[1] = s->dims == 4 ? s->shape[1] : 0;
+    l->shape[2] = s->shape[s->dims - 2];
+    l->shape[3] = s->shape[s->dims - 1];
+    if (s->dims == 4 && s->shape[1] == 0)
+        return status_set(st, STATUS_BAD_FILE, "%s: %s: has no channels", path, s->name);
     l->data = tensor_file_floats(t, s, st);
     return l->data != NULL;
 }

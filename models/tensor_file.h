@@ -13,13 +13,13 @@ typedef struct tensor_file {
 
 bool tensor_file_open(tensor_file *t, const char *path, status *st); /* close either way */
 void tensor_file_close(tensor_file *t);
-/* All of a tensor of f32, f16 or bf16 as f32; the caller frees with mem_free. Any other type is STATUS_BAD_FILE. */
+/* All of a tensor of f32, f16, bf16, i64 or i32 as f32; the caller frees with mem_free. Any other type is STATUS_BAD_FILE. */
 float *tensor_file_floats(const tensor_file *t, const safetensor *s, status *st);
 
 /* Latents and where in a run they stood. */
 typedef struct latents_file {
     float *data;        /* mem_free */
-    int64_t shape[4];   /* [batch, channels, height, width] */
+    int64_t shape[4];   /* [batch, channels, height, width]; 0 channels: tokens [batch, height, width] */
     int done;           /* calls of the sampler that made them; -1: none, they are noise to begin with */
     int calls;          /* of the whole run; 0: not told */
 } latents_file;

@@ -1,4 +1,4 @@
-/* decode: latents to a picture. */
+/* decode: latents or tokens to a picture. */
 #include <stdio.h>
 
 #include "base/mem.h"

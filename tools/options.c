@@ -37,7 +37,7 @@ static const option_row table[] = {
     {"negative-prompt", 'n', TEXT, GENERATE | ENCODE | PLAN, AT(negative_prompt), 0, 0, "TEXT", "what it shall not show"},
     {"prompt-file", 0, TEXT, GENERATE | ENCODE, AT(prompt_file), 0, 0, "FILE", "a prompt a line, or a JSON object of options a line"},
     {"output", 'o', TEXT, RUNS | QUANTIZE, AT(output), 0, 0, "FILE", "where the result goes (generate, decode: output.png)"},
-    {"input", 'i', TEXT, DECODE, AT(input), 0, 0, "FILE", "latents, a safetensors file"},
+    {"input", 'i', TEXT, DECODE, AT(input), 0, 0, "FILE", "latents or tokens, a safetensors file"},
     {"width", 'W', COUNT, GENERATE | DECODE | PLAN, AT(width), 1, LARGEST_SIDE, "N", "pixels (default: the model's)"},
     {"height", 'H', COUNT, GENERATE | DECODE | PLAN, AT(height), 1, LARGEST_SIDE, "N", "pixels (default: the model's)"},
     {"steps", 0, COUNT, GENERATE | PLAN, AT(steps), 1, 10000, "N", "denoising steps (default: the model's)"},

@@ -1,9 +1,9 @@
 /* The nearest entry of a codebook: |e|^2 / 2 - x e is least where |x - e| is. Products are the float kernel's, squares are summed in double, and of equal ones
  * the first entry counts, so that neither slices nor threads change a choice. */
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "base/mem.h"
 #include "compute/ops.h"
 
 enum { GROUP = 64, TOKENS_PER_TASK = 32 };
@@ -26,7 +26,7 @@ static void nearest_task(void *ctx, int64_t task, int worker)
     int64_t first = task * TOKENS_PER_TASK, all = tensor_rows(j->x), n = all - first < TOKENS_PER_TASK ? all - first : TOKENS_PER_TASK;
     size_t c = (size_t)j->x.channels;
     float *dots = j->dots + (size_t)worker * TOKENS_PER_TASK * GROUP;
-    const float *token[TOKENS_PER_TASK];
+    const float *token[TOKENS_PER_TASK] = {NULL};
     for (int64_t t = 0; t < n; t++)
         token[t] = tensor_data(j->r, j->x) + (size_t)(first + t) * c;
     j->r->k->gemm_f32(token, (int)n, 1, (int)c, j->rows, c, j->count, dots, GROUP);

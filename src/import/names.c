@@ -72,7 +72,19 @@ static const rule unet[] = {
     R(half ".conv_in.*", half ".conv_in.*"),                                                                          \
     R(half ".conv_out.*", half ".conv_out.*")
 
+/* VQGANs have attention behind the blocks of some levels. */
+#define VAE_ATTENTION(old, new, counting)                                                                             \
+    R(old ".attn.#.norm.*", new ".attentions.#.group_norm.*", .count = counting),                                     \
+    R(old ".attn.#.q.*", new ".attentions.#.to_q.*", .count = counting, .change = SQUEEZE),                           \
+    R(old ".attn.#.k.*", new ".attentions.#.to_k.*", .count = counting, .change = SQUEEZE),                           \
+    R(old ".attn.#.v.*", new ".attentions.#.to_v.*", .count = counting, .change = SQUEEZE),                           \
+    R(old ".attn.#.proj_out.*", new ".attentions.#.to_out.0.*", .count = counting, .change = SQUEEZE)
+
 static const rule vae[] = {
+    VAE_ATTENTION("encoder.down.#", "encoder.down_blocks.#", AS_IT_IS),
+    VAE_ATTENTION("decoder.up.#", "decoder.up_blocks.#", FROM_BEHIND),
+    R("quantize.embedding.*", "quantize.embedding.*"),
+    R("quantize.embed.*", "quantize.embedding.*"),
     R("encoder.down.#.block.#.*", "encoder.down_blocks.#.resnets.#.*", .parts = vae_resnet),
     R("encoder.down.#.downsample.conv.*", "encoder.down_blocks.#.downsamplers.0.conv.*"),
     R("decoder.up.#.block.#.*", "decoder.up_blocks.#.resnets.#.*", .count = FROM_BEHIND, .parts = vae_resnet),
