@@ -46,7 +46,7 @@ static const levers ladder[] = { /* from roomy to narrow: slabs of tokens, bands
     {64, 256 << 10, 1 << 20}, {32, 128 << 10, 256 << 10},
 };
 static const uint64_t unit_ladder[] = {4 << 20, 2 << 20, 1 << 20, 512 << 10, 256 << 10, 64 << 10, 1};
-enum { READERS = 2 }; /* a virtual disk gave 0.7 GB/s to one request at a time, 0.8 to 1.3 to several */
+enum { READERS = 4 }; /* with a ring of 32 MiB they were the fastest of 1 to 4 (SPEED.md): one is as fast alone, but not beside the products */
 enum { LEVELS = sizeof ladder / sizeof ladder[0], UNIT_LEVELS = sizeof unit_ladder / sizeof unit_ladder[0], MOST_RING = 32 << 20,
        MOST_PINS = 1 << 30 /* without a budget, of weights that cannot be mapped */ };
 

@@ -116,6 +116,9 @@ void *mem_map(size_t bytes, const char *what, status *st)
         no_memory(what, bytes, st);
         return NULL;
     }
+#ifdef MADV_HUGEPAGE
+    madvise(p, bytes, MADV_HUGEPAGE); /* never beyond `bytes`; direct reads then pin a page where they pinned 512 */
+#endif
     charge(bytes);
     return p;
 }

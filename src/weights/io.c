@@ -266,6 +266,16 @@ bool io_read(io *f, uint64_t offset, void *out, size_t bytes, status *st)
     return true;
 }
 
+void io_ahead(io *f, uint64_t offset, size_t bytes)
+{
+#ifdef POSIX_FADV_WILLNEED
+    if (f->fd >= 0 && !atomic_load(&f->map))
+        posix_fadvise(f->fd, (off_t)offset, (off_t)bytes, POSIX_FADV_WILLNEED);
+#else
+    (void)f, (void)offset, (void)bytes;
+#endif
+}
+
 /* A descriptor of its own, because O_DIRECT belongs to the open file. If the name means another file by now, that one is
  * not read. */
 static int open_direct(const io *f)

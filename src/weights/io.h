@@ -24,6 +24,8 @@ uint64_t io_modified(const io *f); /* nanoseconds since 1970; 0 for a file made 
 /* Read exactly `bytes` at `offset` through the page cache, which is dropped behind (nothing stays charged to us).
  * A short file or an I/O error is a sentence with the file's name. */
 bool io_read(io *f, uint64_t offset, void *out, size_t bytes, status *st);
+/* What will be io_read soon may come in already. A few pages, of a file that is not mapped: they count as ours until they are read. */
+void io_ahead(io *f, uint64_t offset, size_t bytes);
 /* As io_read, by direct I/O where the file system takes it (then offset, bytes and out must be multiples of IO_ALIGN; a read that
  * runs over the end of the file is cut there and *got says so); by io_read's way otherwise. Thread safe. */
 bool io_read_direct(io *f, uint64_t offset, void *out, size_t bytes, size_t *got, status *st);

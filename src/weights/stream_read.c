@@ -1,0 +1,184 @@
+/* The readers, and the ring that they fill.
+ *
+ * A disk gives its full rate only when more than one request is under way, so a few threads read: each takes the next unit of the plan and
+ * its place under the lock, reads it without, and says so. Checksums go over an extent's bytes in order: whoever has read hashes all
+ * that has become whole, one thread at a time, and only then is a unit the consumer's. */
+#include "base/mem.h"
+#include "weights/stream_impl.h"
+
+/* A contiguous stretch of the ring, or false when there is none yet. */
+static bool place_in_ring(stream *s, size_t bytes, size_t *start)
+{
+    if (s->in_ring == 0)
+        s->head = s->tail = 0;
+    if (s->in_ring == 0 || s->tail > s->head) {
+        if (s->ring_bytes - s->tail >= bytes)
+            *start = s->tail;
+        else if (s->head > bytes)
+            *start = 0;
+        else
+            return false;
+    } else if (s->head > s->tail + bytes) {
+        *start = s->tail;
+    } else {
+        return false;
+    }
+    return true;
+}
+
+entry *stream_entry(const stream *s, uint64_t number) { return &s->fifo[number % ENTRIES]; }
+
+/* The units that a pass reads: pinned ones only in the first. False at the end. */
+static bool next_to_read(stream *s)
+{
+    for (; s->next_pass < s->passes; s->next_pass++, s->next_unit = 0)
+        for (; s->next_unit < s->units.count; s->next_unit++)
+            if (!s->units.unit[s->next_unit].pinned || s->next_pass == 0)
+                return true;
+    return false;
+}
+
+/* The next unit and its place, with the lock held; false at the end. */
+static bool reserve(stream *s, uint64_t *number)
+{
+    for (; !s->quit && next_to_read(s); pthread_cond_wait(&s->room, &s->lock)) {
+        const unit *u = &s->units.unit[s->next_unit];
+        size_t bytes = unit_slot_bytes(u), start = 0;
+        if (s->filled == ENTRIES || (!u->pinned && !place_in_ring(s, bytes, &start)))
+            continue;
+        *number = s->oldest + (uint64_t)s->filled++;
+        *stream_entry(s, *number) = (entry){s->next_unit++, BEING_READ, NULL, start, u->pinned ? 0 : bytes};
+        if (!u->pinned) {
+            s->in_ring++;
+            s->tail = start + bytes;
+        }
+        return true;
+    }
+    return false;
+}
+
+static bool read_unit(const stream *s, const unit *u, uint8_t *slot, uint8_t **data, status *st)
+{
+    io *f = s->source->file[s->plan->use[u->use].weight->file];
+    uint64_t begin = u->offset / IO_ALIGN * IO_ALIGN, lead = u->offset - begin;
+    size_t got = 0;
+    if (!io_read_direct(f, begin, slot, unit_slot_bytes(u), &got, st))
+        return false;
+    if (got < lead + u->bytes)
+        return status_set(st, STATUS_BAD_FILE, "%s: ends at %llu, in the middle of tensor %s", io_name(f), (unsigned long long)(begin + got),
+                          s->plan->use[u->use].weight->name);
+    *data = slot + lead;
+    return true;
+}
+
+/* All that is whole and next in order; with the lock held, which is let go while hashing. */
+static bool check_in_order(stream *s, status *st)
+{
+    while (!s->checking && s->to_check < s->oldest + (uint64_t)s->filled && stream_entry(s, s->to_check)->state == READ) {
+        entry *e = stream_entry(s, s->to_check);
+        s->checking = true;
+        pthread_mutex_unlock(&s->lock);
+        bool ok = stream_check_unit(s, &s->units.unit[e->unit], e->data, st);
+        pthread_mutex_lock(&s->lock);
+        s->checking = false;
+        if (!ok)
+            return false;
+        e->state = CHECKED;
+        s->to_check++;
+        pthread_cond_signal(&s->news);
+    }
+    return true;
+}
+
+static bool read_one(stream *s, uint64_t number, status *st)
+{
+    entry *e = stream_entry(s, number);   /* stays where it is until the consumer has had it */
+    const unit *u = &s->units.unit[e->unit];
+    uint8_t *slot = u->pinned ? u->pin : s->ring + e->start, *data = NULL;
+    pthread_mutex_unlock(&s->lock);
+    bool ok = read_unit(s, u, slot, &data, st);
+    pthread_mutex_lock(&s->lock);
+    e->data = data;
+    e->state = ok ? READ : BEING_READ;
+    return ok && check_in_order(s, st);
+}
+
+static void *reader_main(void *arg)
+{
+    stream *s = arg;
+    status st = STATUS_INIT;
+    uint64_t number;
+    pthread_mutex_lock(&s->lock);
+    while (reserve(s, &number) && read_one(s, number, &st))
+        continue;
+    if (!status_ok(&st)) {
+        if (status_ok(&s->error))
+            s->error = st;
+        s->quit = true;
+    }
+    s->reading--;
+    pthread_cond_broadcast(&s->room);
+    pthread_cond_signal(&s->news);
+    pthread_mutex_unlock(&s->lock);
+    return NULL;
+}
+
+/* Give the slots of the entries taken so far back to the reader. Called with the lock held. */
+void stream_release_taken(stream *s)
+{
+    if (s->taken == 0)
+        return;
+    for (; s->taken > 0; s->taken--) {
+        s->in_ring -= stream_entry(s, s->oldest)->bytes > 0;
+        s->oldest++;
+        s->filled--;
+    }
+    for (uint64_t n = s->oldest; n < s->oldest + (uint64_t)s->filled; n++)
+        if (stream_entry(s, n)->bytes) {
+            s->head = stream_entry(s, n)->start;
+            break;
+        }
+    pthread_cond_broadcast(&s->room);
+}
+
+bool stream_start_readers(stream *s, status *st)
+{
+    uint64_t pinned = units_pin(&s->units, s->how.pin_bytes);
+    bool all = true;
+    for (int i = 0; i < s->units.count; i++)
+        all = all && s->units.unit[i].pinned;
+    s->pin_bytes = pinned;
+    s->ring_bytes = all ? 0 : s->how.ring_bytes / IO_ALIGN * IO_ALIGN;
+    s->fifo = mem_alloc(ENTRIES, sizeof *s->fifo, "stream", st);
+    if (pinned && status_ok(st))
+        s->pins = mem_map(pinned, "pinned weights", st);
+    if (s->ring_bytes && status_ok(st))
+        s->ring = mem_map(s->ring_bytes, "weights in flight", st);
+    if (!status_ok(st))
+        return false;
+    size_t at = 0;
+    for (int i = 0; i < s->units.count; i++)
+        if (s->units.unit[i].pinned) {
+            s->units.unit[i].pin = s->pins + at;
+            at += unit_slot_bytes(&s->units.unit[i]);
+        }
+    int want = s->how.readers < 1 ? 1 : s->how.readers > MOST_READERS ? MOST_READERS : s->how.readers;
+    pthread_mutex_lock(&s->lock);
+    while (s->readers < want && pthread_create(&s->reader[s->readers], NULL, reader_main, s) == 0)
+        s->readers++, s->reading++;
+    pthread_mutex_unlock(&s->lock);
+    return s->readers > 0 || status_set(st, STATUS_FAILED, "stream: cannot start its reader thread");
+}
+
+void stream_stop_readers(stream *s)
+{
+    if (s->readers) {
+        pthread_mutex_lock(&s->lock);
+        s->quit = true;
+        pthread_cond_broadcast(&s->room);
+        pthread_mutex_unlock(&s->lock);
+    }
+    for (int i = 0; i < s->readers; i++)
+        pthread_join(s->reader[i], NULL);
+    s->readers = 0;
+}
