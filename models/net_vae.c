@@ -5,6 +5,7 @@
 #include "models/net_vae.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "models/net_taesd.h"
@@ -59,6 +60,21 @@ bool vae_config_read(vae_config *c, const json *j, const char *name, status *st)
 }
 
 static const float EPS = 1e-6f;
+enum { SPATIAL_GROUPS = 32 }; /* whatever norm_num_groups says */
+
+typedef struct half {      /* encoder or decoder */
+    const vae_config *c;
+    tensor map;            /* what spatial norms look at: the latents in front of post_quant_conv; NO_TENSOR: plain ones */
+} half;
+
+static norm norm_of(run *r, const half *v, tensor x, const char *name, activation act)
+{
+    char inner[NAME_BYTES / 4];
+    if (v->map.place < 0)
+        return group_norm(r, x, name, v->c->groups, EPS, act);
+    snprintf(inner, sizeof inner, "%s.norm_layer", name);
+    return norm_spatial(r, x, group_norm(r, x, inner, SPATIAL_GROUPS, EPS, act), name, v->map);
+}
 
 static conv_options conv3(norm before, tensor add_to, bool map)
 {
@@ -66,24 +82,24 @@ static conv_options conv3(norm before, tensor add_to, bool map)
 }
 
 /* map: in the up blocks, whose tensors only convolutions and norms read */
-static tensor resnet(run *r, const vae_config *c, tensor x, int channels, bool map)
+static tensor resnet(run *r, const half *v, tensor x, int channels, bool map)
 {
-    tensor h = conv(r, x, "conv1", channels, conv3(group_norm(r, x, "norm1", c->groups, EPS, ACT_SILU), NO_TENSOR, map));
+    tensor h = conv(r, x, "conv1", channels, conv3(norm_of(r, v, x, "norm1", ACT_SILU), NO_TENSOR, map));
     if (x.channels != channels) {
         tensor s = conv(r, x, "conv_shortcut", channels, (conv_options){.kernel = 1, .stride = 1, .before = NO_NORM, .add_to = NO_TENSOR, .map = map});
         drop(r, x);
         x = s;
     }
-    x = conv(r, h, "conv2", channels, conv3(group_norm(r, h, "norm2", c->groups, EPS, ACT_SILU), x, map));
+    x = conv(r, h, "conv2", channels, conv3(norm_of(r, v, h, "norm2", ACT_SILU), x, map));
     drop(r, h);
     return x;
 }
 
-static tensor attend(run *r, const vae_config *c, tensor x, int i)
+static tensor attend(run *r, const half *v, tensor x, int i)
 {
     scope in = enter(r, "attentions.%d", i);
     int height = x.height, width = x.width, n = x.channels;
-    norm by = group_norm(r, x, "group_norm", c->groups, EPS, ACT_NONE);
+    norm by = norm_of(r, v, x, v->map.place < 0 ? "group_norm" : "spatial_norm", ACT_NONE);
     x = sequence_of(x);
     packed_keys packed = keys_new(r, x.batch, tensor_tokens(x), n, 1);
     region keys = region_rows(r, x);
@@ -102,29 +118,30 @@ static tensor attend(run *r, const vae_config *c, tensor x, int i)
     return leave(r, in, image_of(x, height, width));
 }
 
-static tensor resnet_in(run *r, const vae_config *c, tensor x, int i, int channels, bool map)
+static tensor resnet_in(run *r, const half *v, tensor x, int i, int channels, bool map)
 {
     scope in = enter(r, "resnets.%d", i);
-    return leave(r, in, resnet(r, c, x, channels, map));
+    return leave(r, in, resnet(r, v, x, channels, map));
 }
 
-static tensor middle(run *r, const vae_config *c, tensor x, const char *name)
+static tensor middle(run *r, const half *v, tensor x, const char *name)
 {
     scope in = enter(r, "%s", name);
-    x = resnet_in(r, c, x, 0, x.channels, false);
-    if (c->mid_attention)
-        x = attend(r, c, x, 0);
-    return leave(r, in, resnet_in(r, c, x, 1, x.channels, false));
+    x = resnet_in(r, v, x, 0, x.channels, false);
+    if (v->c->mid_attention)
+        x = attend(r, v, x, 0);
+    return leave(r, in, resnet_in(r, v, x, 1, x.channels, false));
 }
 
-static tensor up_block(run *r, const vae_config *c, tensor x, int i)
+static tensor up_block(run *r, const half *v, tensor x, int i)
 {
+    const vae_config *c = v->c;
     scope in = enter(r, "decoder.up_blocks.%d", i);
     int channels = c->channels[c->blocks - 1 - i];
     for (int k = 0; k <= c->layers; k++) {
-        x = resnet_in(r, c, x, k, channels, !c->attend_up[i]);
+        x = resnet_in(r, v, x, k, channels, !c->attend_up[i]);
         if (c->attend_up[i])
-            x = attend(r, c, x, k);
+            x = attend(r, v, x, k);
     }
     if (i < c->blocks - 1) {
         conv_options o = conv3(NO_NORM, NO_TENSOR, !c->attend_up[i + 1]); /* attention reads no map */
@@ -140,20 +157,22 @@ static tensor up_block(run *r, const vae_config *c, tensor x, int i)
 static void decode(run *r, const vae_config *c, tensor x, float *image)
 {
     tensor y;
+    half v = {c, c->spatial ? x : NO_TENSOR};
     conv_options edge = {.kernel = 1, .stride = 1, .edge = true, .before = NO_NORM, .add_to = NO_TENSOR};
     if (c->post_quant_conv) {
         y = conv(r, x, "post_quant_conv", c->z_channels, edge);
-        drop(r, x);
+        if (!c->spatial)
+            drop(r, x);
         x = y;
     }
     edge.kernel = 3;
     edge.padding = 1;
     y = conv(r, x, "decoder.conv_in", c->channels[c->blocks - 1], edge);
     drop(r, x);
-    x = middle(r, c, y, "decoder.mid_block");
+    x = middle(r, &v, y, "decoder.mid_block");
     for (int i = 0; i < c->blocks; i++)
-        x = up_block(r, c, x, i);
-    edge.before = group_norm(r, x, "decoder.conv_norm_out", c->groups, EPS, ACT_SILU);
+        x = up_block(r, &v, x, i);
+    edge.before = norm_of(r, &v, x, "decoder.conv_norm_out", ACT_SILU);
     y = conv(r, x, "decoder.conv_out", c->out_channels, edge);
     output_nchw(r, y, c->out_channels, image);
 }
@@ -173,14 +192,15 @@ void vae_decode_tokens(run *r, const vae_config *c, const int32_t *tokens, int b
     decode(r, c, vq_look_up(r, c, tokens, batch, height, width), image);
 }
 
-static tensor down_block(run *r, const vae_config *c, tensor x, int i)
+static tensor down_block(run *r, const half *v, tensor x, int i)
 {
+    const vae_config *c = v->c;
     scope in = enter(r, "encoder.down_blocks.%d", i);
     bool last = i == c->blocks - 1; /* the middle reads what it makes */
     for (int k = 0; k < c->layers; k++) {
-        x = resnet_in(r, c, x, k, c->channels[i], !last && !c->attend_down[i]);
+        x = resnet_in(r, v, x, k, c->channels[i], !last && !c->attend_down[i]);
         if (c->attend_down[i])
-            x = attend(r, c, x, k);
+            x = attend(r, v, x, k);
     }
     if (!last) {
         conv_options o = {.kernel = 3, .stride = 2, .end_padding = 1, .before = NO_NORM, .add_to = NO_TENSOR, .map = i < c->blocks - 2 && !c->attend_down[i + 1]};
@@ -194,15 +214,16 @@ static tensor down_block(run *r, const vae_config *c, tensor x, int i)
 /* Moments, or latents: [batch, h, w, n] */
 static tensor encode(run *r, const vae_config *c, const float *image, int batch, int height, int width)
 {
+    half v = {c, NO_TENSOR};
     int inside = c->codes ? c->z_channels : 2 * c->z_channels, outside = c->codes ? c->latent_channels : inside;
     conv_options edge = {.kernel = 3, .stride = 1, .padding = 1, .edge = true, .before = NO_NORM, .add_to = NO_TENSOR, .map = c->blocks > 1 && !c->attend_down[0]};
     tensor picture = input_nchw(r, image, batch, c->in_channels, height, width), x = conv(r, picture, "encoder.conv_in", c->channels[0], edge);
     drop(r, picture);
     for (int i = 0; i < c->blocks; i++)
-        x = down_block(r, c, x, i);
-    x = middle(r, c, x, "encoder.mid_block");
+        x = down_block(r, &v, x, i);
+    x = middle(r, &v, x, "encoder.mid_block");
     edge.map = false;
-    edge.before = group_norm(r, x, "encoder.conv_norm_out", c->groups, EPS, ACT_SILU);
+    edge.before = norm_of(r, &v, x, "encoder.conv_norm_out", ACT_SILU);
     x = conv(r, x, "encoder.conv_out", inside, edge);
     if (c->quant_conv)
         x = conv(r, x, "quant_conv", outside, (conv_options){.kernel = 1, .stride = 1, .edge = true, .before = NO_NORM, .add_to = NO_TENSOR});

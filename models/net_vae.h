@@ -13,6 +13,7 @@ typedef struct vae_config {
     int z_channels;                                                /* of latents inside of the network; those outside have latent_channels */
     bool attend_down[VAE_BLOCKS], attend_up[VAE_BLOCKS];           /* attention behind each resnet of a level; up: from the latents on */
     int codes;                                                     /* VQModel: entries of its codebook, see net_vq.h; 0: none */
+    bool spatial;                                                  /* of it: MoVQ, the decoder's norms look at the latents */
     bool keeps_latents, unit_range;                                /* of it: latents are decoded as they are; its pictures are 0..1 */
     bool gumbel;                                                   /* of it: another encoder leads to the codebook, which is not here */
     bool tiny;                                                     /* AutoencoderTiny: see net_taesd.c; its latents are no distribution */

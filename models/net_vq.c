@@ -1,4 +1,5 @@
-/* VQModel, known as VQGAN (Esser et al. 2021, arXiv 2012.09841): an autoencoder whose latents are entries of a codebook. References: diffusers,
+/* VQModel, known as VQGAN (Esser et al. 2021, arXiv 2012.09841): an autoencoder whose latents are entries of a codebook; and MoVQ (Zheng et al. 2022, arXiv
+ * 2209.09002), a decoder of them whose norms are spatial: each is scaled and shifted by what stands at its place in the latents. References: diffusers,
  * models/autoencoders/vq_model.py; taming-transformers, taming/models/vqgan.py.
  * Pitfalls: a latent's width outside is vq_embed_dim, inside latent_channels; diffusers' decode() quantizes latents unless it is told not to, as the
  * Kandinsky pipelines do (norm_type "spatial", which do not scale them either); aMUSEd's (lookup_from_codebook) takes and makes pictures in 0..1, the others
@@ -14,13 +15,18 @@ bool vq_config_read(vae_config *c, const json *j, const char *name, status *st)
     if (strcmp(json_text(j, "_class_name", "", name, st), "VQModel") != 0)
         return status_ok(st);
     const char *type = json_text(j, "norm_type", "group", name, st);
-    if (strcmp(type, "group") != 0)
-        return status_set(st, STATUS_BAD_FILE, "%s: norm_type \"%s\": only \"group\" is known", name, type);
+    if (strcmp(type, "group") != 0 && strcmp(type, "spatial") != 0)
+        return status_set(st, STATUS_BAD_FILE, "%s: norm_type \"%s\": only \"group\" and \"spatial\" are known", name, type);
     c->codes = (int)json_int(j, "num_vq_embeddings", 1, 1 << 24, 256, name, st);
     c->z_channels = (int)json_int(j, "latent_channels", 1, 4096, 3, name, st);
     c->latent_channels = (int)json_int(j, "vq_embed_dim", 1, 4096, c->z_channels, name, st);
     c->unit_range = json_flag(j, "lookup_from_codebook", false, name, st);
     c->quant_conv = c->post_quant_conv = true;
+    c->spatial = c->keeps_latents = strcmp(type, "spatial") == 0;
+    if (c->spatial) /* what the file says belongs to another use of the class */
+        c->scaling_factor = 1;
+    if (status_ok(st) && c->spatial && c->latent_channels != c->z_channels)
+        return status_set(st, STATUS_BAD_FILE, "%s: vq_embed_dim is %d, latent_channels %d; spatial norms want them equal", name, c->latent_channels, c->z_channels);
     return status_ok(st);
 }
 

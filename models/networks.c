@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "models/net_clip.h"
+#include "models/net_kandinsky3.h"
 #include "models/net_ldmbert.h"
 #include "models/net_pixart.h"
 #include "models/net_t5.h"
@@ -15,6 +16,7 @@
 #define READER(net) \
     static bool net##_read(void *c, const json *j, const char *name, status *st) { return net##_config_read(c, j, name, st); }
 READER(clip)
+READER(kandinsky3)
 READER(ldmbert)
 READER(pixart)
 READER(t5)
@@ -28,6 +30,7 @@ static const network_row table[] = {
     {"CLIPModel", "clip", NETWORK(clip, ROLE_ENCODER)},
     {"CLIPTextModel", "clip_text_model", NETWORK(clip, ROLE_ENCODER)},
     {"CLIPTextModelWithProjection", NULL, NETWORK(clip, ROLE_ENCODER)},
+    {"Kandinsky3UNet", NULL, NETWORK(kandinsky3, ROLE_DENOISER)},
     {"LDMBertModel", "ldmbert", NETWORK(ldmbert, ROLE_ENCODER)},
     {"PixArtTransformer2DModel", NULL, NETWORK(pixart, ROLE_DENOISER)},
     {"T5EncoderModel", "t5", NETWORK(t5, ROLE_ENCODER)},

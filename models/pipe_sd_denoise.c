@@ -25,26 +25,9 @@ static void unet_forward(run *r, const void *ctx)
     unet_denoise(r, &p->unet, &in);
 }
 
-/* Plan with fewer and fewer rows of the batch at once, until it fits or there is one row. */
 bool sd_denoise_plan(sd *p)
 {
-    status before = *p->e.st;
-    int stages = p->e.report->stages;
-    uint64_t peak = p->e.report->predicted_peak;
-    p->rows = p->batch;
-    for (;;) {
-        int parts = p->batch / p->rows;
-        if (stage_plan(&p->denoise, &p->e, "unet", "unet", unet_aliases, unet_forward, p, (p->end - p->first) * parts) || p->e.st->code != STATUS_BUDGET ||
-            p->rows == 1)
-            return status_ok(p->e.st);
-        do
-            p->rows--;
-        while (p->batch % p->rows);
-        stage_close(&p->denoise);
-        *p->e.st = before;
-        p->e.report->stages = stages;
-        p->e.report->predicted_peak = peak;
-    }
+    return stage_plan_parts(&p->denoise, &p->e, "unet", unet_aliases, unet_forward, p, p->end - p->first, p->batch, &p->rows);
 }
 
 bool sd_denoise_allocate(sd *p)

@@ -15,6 +15,8 @@ static const struct { const char *class_name, *model_type; const pipeline_row *r
     {"CLIPModel", "clip", &pipeline_clip},
     {"CLIPTextModel", "clip_text_model", &pipeline_clip},
     {"CLIPTextModelWithProjection", NULL, &pipeline_clip},
+    {"Kandinsky3Img2ImgPipeline", NULL, &pipeline_kandinsky3},
+    {"Kandinsky3Pipeline", NULL, &pipeline_kandinsky3},
     {"LDMBertModel", "ldmbert", &pipeline_ldmbert},
     {"LDMTextToImagePipeline", NULL, &pipeline_sd_ldm},
     {"LatentConsistencyModelImg2ImgPipeline", NULL, &pipeline_sd_lcm},
@@ -81,7 +83,7 @@ static uint64_t bytes_read(const source *src)
 }
 
 /* Those that take a picture to begin with, a mask and a refiner. */
-static const pipeline_row *const with_pictures[] = {&pipeline_sd, &pipeline_sd_lcm, &pipeline_sd_ldm, &pipeline_sd_xl};
+static const pipeline_row *const with_pictures[] = {&pipeline_kandinsky3, &pipeline_sd, &pipeline_sd_lcm, &pipeline_sd_ldm, &pipeline_sd_xl};
 
 static bool takes_all(const pipeline_row *row, const source *src, const request *q, status *st)
 {
@@ -141,7 +143,7 @@ void result_free(result *r)
 /* ---- the quantizer's view: each component's order of use, at any size ---- */
 
 /* In the order of a picture's making, which is the order of the container. */
-static const char *const order[] = {"", "text_encoder", "text_encoder_2", "text_encoder_3", "bert", "prior", "transformer", "unet", "vae", "vqvae"};
+static const char *const order[] = {"", "text_encoder", "text_encoder_2", "text_encoder_3", "bert", "prior", "transformer", "unet", "vae", "vqvae", "movq"};
 
 static bool record_component(const source *src, const char *component, const network_row *net, const void *config, plan *p, status *st)
 {

@@ -203,6 +203,24 @@ bool stage_plan(stage *s, engine *e, const char *component, const char *name, co
     return status_ok(e->st);
 }
 
+bool stage_plan_parts(stage *s, engine *e, const char *component, const name_alias *alias, forward_fn forward, const void *ctx, int calls, int batch, int *rows)
+{
+    status before = *e->st;
+    int stages = e->report->stages;
+    uint64_t peak = e->report->predicted_peak;
+    *rows = batch;
+    while (!stage_plan(s, e, component, component, alias, forward, ctx, calls * (batch / *rows)) && e->st->code == STATUS_BUDGET && *rows > 1) {
+        do
+            --*rows;
+        while (batch % *rows);
+        stage_close(s);
+        *e->st = before;
+        e->report->stages = stages;
+        e->report->predicted_peak = peak;
+    }
+    return status_ok(e->st);
+}
+
 /* ---- running ---- */
 
 bool stage_open(stage *s)

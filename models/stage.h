@@ -38,6 +38,9 @@ void engine_close(engine *e);
 /* Record the plan and choose levers and residency for the budget. When it does not fit: STATUS_BUDGET with the least that would.
  * ctx is only read for shapes. */
 bool stage_plan(stage *s, engine *e, const char *component, const char *name, const name_alias *alias, forward_fn forward, const void *ctx, int passes);
+/* The same for a forward function that may run with some of a batch's rows at a time: as many as fit, a divisor of `batch`, in *rows, which forward
+ * looks at through ctx; `calls` times all parts are passes. */
+bool stage_plan_parts(stage *s, engine *e, const char *component, const name_alias *alias, forward_fn forward, const void *ctx, int calls, int batch, int *rows);
 bool stage_open(stage *s);                   /* memory, reader thread, vectors */
 bool stage_pass(stage *s, const void *ctx);  /* one LIVE pass */
 void stage_close(stage *s);                  /* gives everything back */

@@ -33,7 +33,7 @@ typedef struct band_job {
     const run *r;
     tensor x;
     norm n;
-    int item;
+    int item, first_row;
     const float *in;
     float *out;
 } band_job;
@@ -43,7 +43,7 @@ static void band_task(void *ctx, int64_t task, int worker)
     const band_job *j = ctx;
     int64_t at = task * j->x.width * j->x.channels;
     (void)worker;
-    normalize_row(j->r, j->x, j->n, j->item, j->in + at, j->out + at);
+    normalize_row(j->r, j->x, j->n, j->item, j->first_row + (int)task, j->in + at, j->out + at);
 }
 
 typedef struct conv_state {
@@ -91,7 +91,7 @@ static const float *band_input(const conv_state *c, int item, int begin, int cou
         in = tensor_data(r, x) + ((int64_t)item * x.height + begin) * x.width * x.channels;
     if (!normalized(&c->o) || !run_ok(r))
         return in;
-    band_job j = {r, x, c->o.before, item, in, prepared};
+    band_job j = {r, x, c->o.before, item, begin, in, prepared};
     threads_run(r->pool, count, band_task, &j);
     return prepared;
 }

@@ -3,7 +3,7 @@
 
 #include "compute/ops.h"
 
-/* One row of item `item` of x: out = act(in * scale + shift). out may be in. */
-void normalize_row(const run *r, tensor x, norm n, int item, const float *in, float *out);
+/* Row `row` of item `item` of x: out = act(in * scale + shift). out may be in. */
+void normalize_row(const run *r, tensor x, norm n, int item, int row, const float *in, float *out);
 
 #endif

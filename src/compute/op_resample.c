@@ -7,7 +7,7 @@ typedef struct resample_job {
     run *r;
     tensor x, y;
     norm n;                 /* NO_NORM: none */
-    int item;
+    int item, begin;        /* begin: the first input row of the band */
     bool half;
     const float *in;        /* the band's first input row */
     float *out, *normed;    /* normed: two rows of x for each result row of the band */
@@ -43,7 +43,7 @@ static void resample_task(void *ctx, int64_t row, int worker)
     if (j->n.scale_shift.place >= 0) {
         float *normed = j->normed + 2 * row * stride;
         for (int i = 0; i < 2; i++)
-            normalize_row(j->r, j->x, j->n, j->item, pair + i * stride, normed + i * stride);
+            normalize_row(j->r, j->x, j->n, j->item, j->begin + 2 * (int)row + i, pair + i * stride, normed + i * stride);
         pair = normed;
     }
     half_row(j, pair, pair + stride, out);
@@ -53,6 +53,7 @@ static void resample_band(resample_job *j, int first, int rows, float *in_band, 
 {
     run *r = j->r;
     int begin = j->half ? 2 * first : first / 2, count = j->half ? 2 * rows : (first + rows + 1) / 2 - begin;
+    j->begin = begin;
     j->in = in_band;
     if (in_scratch(j->x))
         map_read(r, j->x, j->item, begin, count, in_band);

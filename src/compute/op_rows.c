@@ -1,4 +1,6 @@
 /* What works row by row with something of the batch item's, or with the row's own other half. */
+#include <string.h>
+
 #include "compute/ops.h"
 
 enum { ROWS_PER_TASK = 64 };
@@ -79,4 +81,20 @@ norm norm_modulated(run *r, norm n, table_row scale, table_row shift)
         }
     }
     return n;
+}
+
+tensor mean_rows(run *r, tensor x, const int32_t *count)
+{
+    tensor y = tensor_new(r, x.batch, 1, 1, x.channels);
+    int64_t tokens = tensor_tokens(x), n = x.channels;
+    for (int64_t b = 0; r->live && run_ok(r) && b < x.batch; b++) {
+        float *out = tensor_data(r, y) + b * n;
+        const float *in = tensor_data(r, x) + b * tokens * n;
+        memcpy(out, in, (size_t)n * 4);
+        for (int64_t t = 1; t < count[b]; t++)
+            r->k->add_gated(out, in + t * n, NULL, (size_t)n);
+        for (int64_t i = 0; i < n; i++)
+            out[i] /= (float)count[b];
+    }
+    return y;
 }

@@ -24,14 +24,23 @@ typedef struct table_row { tensor of; int index; } table_row; /* row `index` of 
 tensor linear_add(run *r, tensor into, tensor x, const char *name, table_row gate, linear_options o);
 
 /* ---- convolutions: NAME.weight [out, in, k, k], NAME.bias [out]; x is an image ---- */
+typedef struct spatial_norm { /* see norm_spatial */
+    bool there;
+    tensor map;
+    int height, width;      /* of what is normalized */
+    int y, y_bias, b, b_bias;
+} spatial_norm;
 typedef struct norm {      /* group normalization whose statistics are taken; the convolution applies it as it reads its input */
     tensor scale_shift;    /* [b, 2, c] */
     activation act;
+    spatial_norm spatial;
 } norm;
-#define NO_NORM ((norm){{0, 0, 0, 0, 0, -1, -1}, ACT_NONE})
-norm group_norm(run *r, tensor x, const char *name, int groups, float eps, activation act);
+#define NO_NORM ((norm){.scale_shift = {0, 0, 0, 0, 0, -1, -1}, .act = ACT_NONE})
+norm group_norm(run *r, tensor x, const char *name, int groups, float eps, activation act); /* name NULL: neither gain nor bias */
 tensor normalize(run *r, tensor x, norm n); /* the normalized tensor itself; x may be a region's slab of what `n` was taken of */
 norm norm_modulated(run *r, norm n, table_row scale, table_row shift); /* n, then * (1 + scale) + shift, before its activation */
+/* n of x, then * conv_y(map) + conv_b(map), 1x1 convolutions NAME.conv_y, NAME.conv_b of a smaller map [b, h, w, few], stretched to x by nearest pixels. */
+norm norm_spatial(run *r, tensor x, norm n, const char *name, tensor map);
 typedef struct conv_options {
     int kernel, stride, padding;
     int end_padding;       /* more zeros behind the last row and column only */
@@ -48,6 +57,8 @@ typedef struct conv_options {
 tensor conv(run *r, tensor x, const char *name, int out, conv_options o);
 tensor halve(run *r, tensor x, norm n); /* means of two by two pixels of the normalized x (NO_NORM: of x itself); maps, as conv's */
 tensor twice(run *r, tensor x);         /* every pixel two by two times */
+/* Every pixel becomes 2x2: a transposed convolution of kernel and stride 2. NAME.weight [out * 4, in], torch's [in, out, 2, 2] turned (import/draft.c). */
+tensor conv_transposed(run *r, tensor x, const char *name, int out, norm before);
 
 /* ---- norms over channels; gain NAME.weight, bias NAME.bias; name NULL: none ---- */
 tensor layer_norm(run *r, tensor x, const char *name, float eps);
@@ -74,6 +85,7 @@ tensor image_of(tensor x, int height, int width);           /* the same rows see
 tensor sequence_of(tensor x);
 tensor batch_of(tensor x, int batch);                       /* [1, b * t, c] seen as [b, t, c] */
 tensor pick_rows(run *r, tensor x, const int32_t *at, int count); /* [b, t, c] -> [count, 1, c]: rows at[i] of its b * t */
+tensor mean_rows(run *r, tensor x, const int32_t *count);  /* [b, t, c] -> [b, 1, c]: the mean of each item's first count[b] rows */
 /* [b, h, w, p * p * c] -> [b, h * p, w * p, c]; the p * p * c are (row, column, channel) */
 tensor unpatchify(run *r, tensor x, int patch, int channels);
 

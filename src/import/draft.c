@@ -82,12 +82,40 @@ static draft_view *view_of(draft *d)
     return &d->view[d->views++];
 }
 
+/* ConvTranspose2d, which PyTorch keeps as [in, out, kh, kw]: the transpose of the matrix [out * kh * kw, in] that conv_transposed wants. Nothing but its
+ * name tells it from a convolution. */
+static bool is_transposed_conv(const char *name, const file_tensor *t)
+{
+    static const char *const ends[] = {"up_sample.weight" /* Kandinsky 3 */, "up_block.upsample.conv.weight" /* aMUSEd */};
+    size_t n = strlen(name);
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        size_t m = strlen(ends[i]);
+        if (t->dims == 4 && n >= m && strcmp(name + n - m, ends[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* rows: checked against the file, as all numbers of a tensor are, so their product does not overflow */
+static void turn(file_tensor *t)
+{
+    int64_t in = t->shape[0];
+    t->shape[0] = t->shape[1] * t->shape[2] * t->shape[3];
+    t->shape[1] = in;
+    t->dims = 2;
+    t->transposed = true;
+}
+
 void draft_weight_of(draft *d, int component, const char *name, const file_tensor *t)
 {
     draft_weight w = {.t = *t, .component = component, .file = d->files - 1, .view = -1};
     if (!grow(d, &d->weight, d->weights, &d->weight_room, sizeof *d->weight, "weights") || !keep(d, name, &w.name))
         return;
-    if (t->blocks || t->transposed) {
+    if (is_transposed_conv(name, t) && t->blocks)
+        status_set(d->st, STATUS_BAD_FILE, "%s: tensor %s: a transposed convolution in blocks is not read", d->path, name);
+    else if (is_transposed_conv(name, t))
+        turn(&w.t);
+    if (w.t.blocks || w.t.transposed) {
         draft_view *v = view_of(d);
         if (!v || !view_add(&v->plan, &w.t, d->st))
             return;

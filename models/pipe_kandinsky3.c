@@ -1,0 +1,511 @@
+/* Kandinsky3Pipeline and Kandinsky3Img2ImgPipeline of diffusers (pipelines/kandinsky3): Flan-UL2's encoder, a UNet, a MoVQ decoder.
+ * Pitfalls: prompts go to the tokenizer as they are, 128 tokens at most, and a mask hides the padding from encoder and UNet; but the UNet's mean of the text is
+ * taken of as many rows as the prompt has tokens, and one row of zeros more; a negative text is cut to that length. Without one, not "" is encoded: the
+ * unconditional half is zeros, all hidden. Guidance is (g + 1) * conditional - g * unconditional. Latents are an eighth of the size asked for, rounded up to
+ * multiples of eight, whatever the decoder makes of them. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "models/net_kandinsky3.h"
+#include "models/pipe_common.h"
+#include "models/pipelines.h"
+#include "models/prompt_set.h"
+#include "models/resume.h"
+#include "models/tensor_file.h"
+#include "sampling/sampler.h"
+
+enum { MOST_IMAGES = 64, MOST_TOKENS = 128, OWN_SIZE = 1024, OWN_STEPS = 25, UNIT = 8 };
+static const double OWN_GUIDANCE = 3, OWN_STRENGTH = 0.3;
+
+typedef struct kandinsky3 {
+    engine e;
+    kandinsky3_config unet;
+    vae_config movq;
+    double guidance, strength;
+    bool guided;
+    int width, height, latent_width, latent_height, images, batch; /* batch: 2 * images when guided */
+    int rows, at;               /* of the batch in one pass, and its first one */
+    sampler *sampler;
+    int first;                  /* call of the sampler */
+    trajectory path;
+    noise_source noise;
+    prompt_set prompts;
+    t5_text text_encoder;
+    stage encode, denoise;      /* encode: of a picture */
+    vae_stage decode;
+    int tokens;                 /* rows of text of each batch item */
+    int32_t lengths[2 * MOST_IMAGES], real[2 * MOST_IMAGES]; /* of an item: rows that its mean is taken of, and of these such as no mask hides (where it
+                                                                hides all, all are the same zeros: one stands for them) */
+    /* during denoising */
+    float *latents, *input, *predicted, *guided_noise, *text, timesteps[2 * MOST_IMAGES];
+    float *picture, *picture_latents;
+} kandinsky3;
+
+static size_t latent_floats(const kandinsky3 *p) { return (size_t)p->unet.in_channels * (size_t)p->latent_height * (size_t)p->latent_width; }
+
+/* ---- setting up ---- */
+
+static bool read_configs(kandinsky3 *p)
+{
+    char name[FILE_NAME_BYTES];
+    const source *src = p->e.source;
+    status *st = p->e.st;
+    json *j = read_config(src, "unet", "config.json", name, st);
+    bool ok = j && kandinsky3_config_read(&p->unet, j, name, st);
+    json_free(j);
+    j = ok ? read_config(src, "movq", "config.json", name, st) : NULL;
+    ok = j && vae_config_read(&p->movq, j, name, st);
+    json_free(j);
+    if (ok && p->movq.latent_channels != p->unet.in_channels)
+        return status_set(st, STATUS_BAD_FILE, "%s: the decoder has %d latent channels, the UNet %d", src->path, p->movq.latent_channels, p->unet.in_channels);
+    if (ok && (p->movq.out_channels != 3 || p->movq.in_channels != 3))
+        return status_set(st, STATUS_BAD_FILE, "%s: %d channels go in and %d come out, a picture has 3", name, p->movq.in_channels, p->movq.out_channels);
+    if (ok && !p->movq.spatial)
+        return status_set(st, STATUS_BAD_FILE, "%s: norm_type is not spatial, as MoVQ's is", name);
+    p->decode.config = p->movq;
+    return ok;
+}
+
+static int round_up_to(int n, int unit) { return (n + unit - 1) / unit * unit; }
+
+/* A given picture keeps its size as far as the UNet can halve its latents. */
+static int from_picture(int asked, int own, int unit) { return asked ? round_up_to(asked, unit) : own - own % unit; }
+
+static bool choose_size(kandinsky3 *p)
+{
+    const request *q = p->e.request;
+    int factor = vae_factor(&p->movq), unit = factor * kandinsky3_unit(&p->unet);
+    if (q->width < 0 || q->height < 0 || q->width > 16384 || q->height > 16384)
+        return status_set(p->e.st, STATUS_USAGE, "size %dx%d: width and height are 1 to 16384", q->width, q->height);
+    if (q->init) {
+        p->latent_width = from_picture(q->width, q->init->width, unit) / factor;
+        p->latent_height = from_picture(q->height, q->init->height, unit) / factor;
+        if (!p->latent_width || !p->latent_height)
+            return status_set(p->e.st, STATUS_USAGE, "--init-img: a picture of %dx%d is too small, at least %dx%d", q->init->width, q->init->height, unit, unit);
+    } else {
+        p->latent_width = round_up_to(q->width ? q->width : OWN_SIZE, UNIT * UNIT) / UNIT;
+        p->latent_height = round_up_to(q->height ? q->height : OWN_SIZE, UNIT * UNIT) / UNIT;
+    }
+    p->width = p->latent_width * factor;
+    p->height = p->latent_height * factor;
+    return true;
+}
+
+static bool open_sampler(kandinsky3 *p)
+{
+    const request *q = p->e.request;
+    size_t bytes = 0;
+    char *config = source_read_blob(p->e.source, "scheduler/scheduler_config.json", 1 << 20, true, &bytes, p->e.st);
+    p->sampler = status_ok(p->e.st) ? sampler_open(config, bytes, q->sampling_method, q->scheduler, q->steps ? q->steps : OWN_STEPS, p->e.st) : NULL;
+    mem_free(config);
+    if (p->sampler && sampler_wants_variance(p->sampler))
+        return status_set(p->e.st, STATUS_USAGE, "--sampling-method %s with a learned variance does not go with this model", sampler_about(p->sampler)->method);
+    if (!p->sampler)
+        return false;
+    p->strength = isnan(q->strength) ? OWN_STRENGTH : q->strength;
+    p->first = q->init ? sampler_begin_at(p->sampler, p->strength) : 0;
+    if (p->first >= sampler_calls(p->sampler))
+        return status_set(p->e.st, STATUS_USAGE, "--strength %g: of %d steps none is left to do", p->strength, sampler_steps(p->sampler));
+    return true;
+}
+
+static bool check_request(const kandinsky3 *p)
+{
+    const request *q = p->e.request;
+    const char *other = q->mask ? "--mask" : q->refiner ? "--refiner" : NULL;
+    if (other)
+        return status_set(p->e.st, STATUS_USAGE, "%s: %s makes pictures from text and from pictures alone", other, p->e.source->path);
+    if (q->init && q->load_latents)
+        return status_set(p->e.st, STATUS_USAGE, "--load-latents and --init-img: both say what to begin with");
+    return true;
+}
+
+/* Does --embeddings bring an unconditional half? */
+static bool negative_given(const kandinsky3 *p)
+{
+    tensor_file f;
+    if (!p->e.request->embeddings)
+        return false;
+    bool open = tensor_file_open(&f, p->e.request->embeddings, p->e.st);
+    const safetensor *t = open ? safetensors_find(f.table, "text.text_encoder") : NULL;
+    bool two = t && t->dims == 3 && t->shape[0] == 2;
+    tensor_file_close(&f);
+    return two;
+}
+
+static bool choose_guidance(kandinsky3 *p)
+{
+    const request *q = p->e.request;
+    p->guidance = isnan(q->guidance_scale) ? OWN_GUIDANCE : q->guidance_scale;
+    p->guided = p->guidance > 1;
+    prompt_guidance g = !p->guided ? GUIDE_NONE : negative_given(p) ? GUIDE_ALL : GUIDE_NAMED;
+    if (!status_ok(p->e.st) || !prompt_set_open(&p->prompts, q, g, p->e.st))
+        return false;
+    p->images = p->prompts.images;
+    p->batch = p->images * (p->guided ? 2 : 1);
+    return p->images <= MOST_IMAGES || status_set(p->e.st, STATUS_USAGE, "--batch-count %d: at most %d", p->images, MOST_IMAGES);
+}
+
+static bool setup(kandinsky3 *p, const source *src, const request *q, result *report, status *st)
+{
+    if (!engine_open(&p->e, src, q, report, st) || !read_configs(p) || !check_request(p) || !choose_size(p) || !choose_guidance(p) || !open_sampler(p))
+        return false;
+    size_t n = latent_floats(p), image = (size_t)p->width * (size_t)p->height;
+    p->e.held_bytes += 4 * n * (size_t)(p->images * 2 + p->batch * 2) + sampler_state_bytes(p->sampler, (size_t)p->images, n) + image * 15 * (size_t)p->images;
+    if (q->init)
+        p->e.held_bytes += (size_t)q->init->width * (size_t)q->init->height * 3;
+    return true;
+}
+
+/* ---- text ---- */
+
+static bool plan_text(kandinsky3 *p)
+{
+    const request *q = p->e.request;
+    int most = q->max_sequence_length ? q->max_sequence_length : MOST_TOKENS;
+    if (most > 4096)
+        return status_set(p->e.st, STATUS_USAGE, "--max-sequence-length %d: at most 4096", most);
+    bool ok = t5_text_plan(&p->text_encoder, &p->e, "text_encoder", "tokenizer", p->prompts.text, p->prompts.texts, most, false);
+    if (ok)
+        text_stage_report_cut(&p->text_encoder.text, q, &p->prompts);
+    if (ok && p->text_encoder.config.d_model != p->unet.text_dim)
+        return status_set(p->e.st, STATUS_BAD_FILE, "%s: the text encoder's width is %d, the UNet wants %d", p->e.source->path, p->text_encoder.config.d_model,
+                          p->unet.text_dim);
+    return ok;
+}
+
+/* The text of item i of the denoiser's batch; -1: none. */
+static int text_of(const kandinsky3 *p, int i)
+{
+    return p->guided && i < p->images ? p->prompts.negative[i] : p->prompts.positive[i - (p->guided ? p->images : 0)];
+}
+
+static int length_of(const kandinsky3 *p, int text)
+{
+    const int32_t *s = p->text_encoder.text.tokens.start;
+    return s[text + 1] - s[text];
+}
+
+static void measure_text(kandinsky3 *p)
+{
+    const request *q = p->e.request;
+    int most = q->max_sequence_length ? q->max_sequence_length : MOST_TOKENS;
+    for (int i = 0; i < p->batch; i++) {
+        int positive = length_of(p, p->prompts.positive[i % p->images]), which = text_of(p, i), room = positive < most ? positive + 1 : positive;
+        p->real[i] = which < 0 ? 1 : length_of(p, which) < room ? length_of(p, which) : room;
+        p->lengths[i] = which < 0 ? 1 : room;
+        p->tokens = room > p->tokens ? room : p->tokens;
+    }
+    p->e.held_bytes += (size_t)p->batch * (size_t)p->tokens * (size_t)p->unet.text_dim * 4;
+}
+
+/* Every item of the batch has its text, the unconditional ones first. */
+static void place_text(kandinsky3 *p)
+{
+    size_t width = (size_t)p->unet.text_dim;
+    const text_stage *t = &p->text_encoder.text;
+    for (int i = 0; i < p->batch; i++) {
+        int which = text_of(p, i);
+        if (which >= 0)
+            memcpy(p->text + (size_t)i * (size_t)p->tokens * width, t->output + (size_t)t->tokens.start[which] * width, (size_t)p->real[i] * width * 4);
+    }
+}
+
+/* ---- planning ---- */
+
+static void unet_forward(run *r, const void *ctx)
+{
+    const kandinsky3 *p = ctx;
+    kandinsky3_inputs in = {.batch = p->rows, .height = p->latent_height, .width = p->latent_width, .tokens = p->tokens};
+    int32_t start[2 * MOST_IMAGES + 1];
+    for (int i = 0; i <= p->rows; i++)
+        start[i] = i * p->tokens;
+    in.seen = (segments){p->rows, start, NULL};
+    if (p->input) { /* in PLAN there are only shapes */
+        size_t at = (size_t)p->at, n = latent_floats(p);
+        in.latents = p->input + at * n;
+        in.noise = p->predicted + at * n;
+        in.text = p->text + at * (size_t)p->tokens * (size_t)p->unet.text_dim;
+        in.lengths = p->lengths + at;
+        in.timesteps = p->timesteps + at;
+        in.seen.length = p->real + at;
+    }
+    kandinsky3_denoise(r, &p->unet, &in);
+}
+
+static void encode_forward(run *r, const void *ctx)
+{
+    const kandinsky3 *p = ctx;
+    vae_encode(r, &p->movq, p->picture, 1, p->height, p->width, p->picture_latents);
+}
+
+static bool plan_picture(kandinsky3 *p)
+{
+    if (!p->e.request->init)
+        return true;
+    p->e.held_bytes += (size_t)p->width * (size_t)p->height * 3 * 5 + latent_floats(p) * 4 * (size_t)(1 + p->images);
+    return stage_plan(&p->encode, &p->e, "movq", "movq_encoder", vae_aliases, encode_forward, p, 1);
+}
+
+static bool asked(const kandinsky3 *p, bool ok) { return ok || p->e.st->code == STATUS_BUDGET; }
+
+/* All stages are asked, so that the least budget named is the least for all of them. */
+static bool plan_all(kandinsky3 *p)
+{
+    if (!asked(p, plan_text(p)))
+        return false;
+    measure_text(p);
+    return asked(p, plan_picture(p)) &&
+           asked(p, stage_plan_parts(&p->denoise, &p->e, "unet", kandinsky3_aliases, unet_forward, p, sampler_calls(p->sampler) - p->first, p->batch, &p->rows)) &&
+           asked(p, vae_stage_plan(&p->decode, &p->e, "movq", p->latent_height, p->latent_width, p->images)) && status_ok(p->e.st);
+}
+
+/* ---- a picture to begin with ---- */
+
+static void normalized(const kandinsky3 *p, const pixmap *in, float *out)
+{
+    size_t area = (size_t)p->width * (size_t)p->height;
+    for (size_t i = 0; i < area * 3; i++)
+        out[i % 3 * area + i / 3] = 2 * ((float)in->rgb[i] / 255.0f) - 1;
+}
+
+/* Its latents, as the encoder makes them, with each image's noise of the first call. */
+static bool begin_picture(kandinsky3 *p)
+{
+    double begin = now_seconds();
+    size_t n = latent_floats(p);
+    pixmap init = {0};
+    const request *q = p->e.request;
+    status *st = p->e.st;
+    report_progress(q, "encode", 0, 0);
+    p->picture = mem_alloc((size_t)p->width * (size_t)p->height * 3, 4, "picture", st);
+    p->picture_latents = mem_alloc(n, 4, "latents", st);
+    float *drawn = mem_alloc(n * (size_t)p->images, 4, "latents", st);
+    bool ok = status_ok(st) && pixmap_resize_bicubic(q->init, p->width, p->height, &init, st) && stage_open(&p->encode);
+    if (ok)
+        normalized(p, &init, p->picture);
+    ok = ok && stage_pass(&p->encode, p);
+    if (ok) {
+        noise_draw(&p->noise, drawn, 0);
+        for (size_t i = 0; i < (size_t)p->images; i++)
+            sampler_add_noise(p->sampler, p->first, p->picture_latents, drawn + i * n, p->latents + i * n, n);
+    }
+    stage_close(&p->encode);
+    pixmap_free(&init);
+    mem_free(drawn);
+    mem_free(p->picture);
+    mem_free(p->picture_latents);
+    p->picture = p->picture_latents = NULL;
+    p->encode.row->seconds = now_seconds() - begin;
+    return ok;
+}
+
+/* ---- denoising ---- */
+
+static bool allocate(kandinsky3 *p)
+{
+    size_t n = latent_floats(p), images = (size_t)p->images, batch = (size_t)p->batch;
+    status *st = p->e.st;
+    p->latents = mem_alloc(n * images, 4, "latents", st);
+    p->input = mem_alloc(n * batch, 4, "latents", st);
+    p->predicted = mem_alloc(n * batch, 4, "latents", st);
+    p->guided_noise = mem_alloc(n * images, 4, "latents", st);
+    p->text = mem_alloc(batch * (size_t)p->tokens * (size_t)p->unet.text_dim, 4, "text", st);
+    return status_ok(st) && noise_open(&p->noise, p->prompts.seed, p->images, n, st);
+}
+
+static void guide(kandinsky3 *p)
+{
+    size_t n = latent_floats(p) * (size_t)p->images;
+    float g = (float)p->guidance, more = (float)(p->guidance + 1);
+    for (size_t k = 0; k < n; k++)
+        p->guided_noise[k] = p->guided ? more * p->predicted[n + k] - g * p->predicted[k] : p->predicted[k];
+}
+
+static bool step(kandinsky3 *p, int call)
+{
+    size_t n = latent_floats(p), all = n * (size_t)p->images;
+    sampler_scale_input(p->sampler, call, p->latents, p->input, all);
+    if (p->guided)
+        memcpy(p->input + all, p->input, all * 4);
+    for (int b = 0; b < p->batch; b++)
+        p->timesteps[b] = (float)sampler_timestep(p->sampler, call);
+    for (p->at = 0; p->at < p->batch; p->at += p->rows)
+        if (!stage_pass(&p->denoise, p))
+            return false;
+    guide(p);
+    return sampler_step(p->sampler, call, p->guided_noise, p->latents, (size_t)p->images, n, noise_draw, &p->noise, p->e.st);
+}
+
+static bool denoise(kandinsky3 *p, int first)
+{
+    double begin = now_seconds();
+    const request *q = p->e.request;
+    int calls = sampler_calls(p->sampler);
+    bool ok = first == calls || stage_open(&p->denoise);
+    for (int i = first; ok && i < calls; i++) {
+        report_progress(q, "denoise", i - p->first, calls - p->first);
+        ok = step(p, i) && trajectory_after(&p->path, &p->e, i);
+        p->e.report->evaluations = i + 1 - first;
+    }
+    if (ok)
+        report_progress(q, "denoise", calls - p->first, calls - p->first);
+    stage_close(&p->denoise);
+    p->denoise.row->seconds = now_seconds() - begin;
+    return ok;
+}
+
+/* One number for all that the UNet is told besides latents and timesteps. */
+static uint64_t conditions_hash(const kandinsky3 *p)
+{
+    const pixmap *init = p->e.request->init;
+    uint64_t h = text_stage_hash(&p->text_encoder.text);
+    if (init) {
+        h = hash_more(h, &p->strength, sizeof p->strength);
+        h = hash_more(h, init->rgb, (size_t)init->width * (size_t)init->height * 3);
+    }
+    return h;
+}
+
+/* Where to begin, the text, then the loop. */
+static bool encode_and_denoise(kandinsky3 *p)
+{
+    result *out = p->e.report;
+    const request *q = p->e.request;
+    double t0 = now_seconds();
+    bool ok = allocate(p) && (!q->init || begin_picture(p));
+    p->path = (trajectory){.sampler = p->sampler, .noise = &p->noise, .latents = p->latents, .images = p->images, .channels = p->unet.in_channels,
+                           .height = p->latent_height, .width = p->latent_width, .prompt = conditions_hash(p), .guidance = p->guidance, .begun = q->init != NULL,
+                           .first = p->first};
+    int first = ok ? trajectory_begin(&p->path, &p->e) : -1;
+    if (first >= 0 && first < sampler_calls(p->sampler)) { /* else only the picture is left to make */
+        ok = text_stage_run(&p->text_encoder.text);
+        if (ok)
+            place_text(p);
+        ok = ok && trace_add(q->trace, "text.text_encoder", p->text, 3, (int64_t[]){p->batch, p->tokens, p->unet.text_dim}, p->e.st);
+    }
+    text_stage_close(&p->text_encoder.text);
+    double t1 = now_seconds();
+    ok = ok && first >= 0 && denoise(p, first);
+    out->seconds_encode = t1 - t0;
+    out->seconds_denoise = now_seconds() - t1;
+    return ok;
+}
+
+/* ---- entry points ---- */
+
+static bool decode_pictures(kandinsky3 *p)
+{
+    status *st = p->e.st;
+    float *image = mem_alloc((size_t)p->width * (size_t)p->height * 3 * (size_t)p->images, 4, "picture", st);
+    bool ok = image && vae_stage_run(&p->decode, &p->e, p->latents, p->images, image) &&
+              trace_add(p->e.request->trace, "image", image, 4, (int64_t[]){p->images, 3, p->height, p->width}, st) &&
+              to_rgb(image, p->images, p->height, p->width, p->e.report, st);
+    mem_free(image);
+    return ok;
+}
+
+static void teardown(kandinsky3 *p)
+{
+    text_stage_close(&p->text_encoder.text);
+    prompt_set_close(&p->prompts);
+    stage_close(&p->encode);
+    stage_close(&p->denoise);
+    stage_close(&p->decode.stage);
+    sampler_close(p->sampler);
+    noise_close(&p->noise);
+    float *all[] = {p->latents, p->input, p->predicted, p->guided_noise, p->text};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        mem_free(all[i]);
+    engine_close(&p->e);
+    mem_free(p);
+}
+
+static void fill_report(kandinsky3 *p)
+{
+    result *out = p->e.report;
+    out->guidance_scale = p->guidance;
+    out->steps = sampler_steps(p->sampler);
+    out->seed = p->e.request->seed;
+    out->width = p->width;
+    out->height = p->height;
+    snprintf(out->sampler, sizeof out->sampler, "%s", sampler_about(p->sampler)->method);
+}
+
+static bool kandinsky3_generate(const source *src, const request *q, result *out, status *st)
+{
+    double t0 = now_seconds();
+    kandinsky3 *p = mem_alloc(1, sizeof *p, "pipeline", st);
+    bool ok = p && setup(p, src, q, out, st) && plan_all(p);
+    double t1 = now_seconds();
+    ok = ok && encode_and_denoise(p);
+    double t2 = now_seconds();
+    ok = ok && decode_pictures(p);
+    if (ok) {
+        fill_report(p);
+        out->seconds_load = t1 - t0;
+        out->seconds_decode = now_seconds() - t2;
+        out->seconds_total = now_seconds() - t0;
+    }
+    if (p)
+        teardown(p);
+    return ok;
+}
+
+static bool kandinsky3_plan(const source *src, const request *q, result *out, status *st)
+{
+    kandinsky3 *p = mem_alloc(1, sizeof *p, "pipeline", st);
+    bool ok = p && setup(p, src, q, out, st) && plan_all(p);
+    if (ok) {
+        fill_report(p);
+        out->evaluations = sampler_calls(p->sampler) - p->first;
+    }
+    if (p)
+        teardown(p);
+    return ok;
+}
+
+static bool kandinsky3_encode(const source *src, const request *q, trace *to, result *out, status *st)
+{
+    bool plan_alone = !to && !q->store && !q->cache;
+    double t0 = now_seconds();
+    kandinsky3 *p = mem_alloc(1, sizeof *p, "pipeline", st);
+    bool ok = p && engine_open(&p->e, src, q, out, st) && read_configs(p) && prompt_set_open(&p->prompts, q, q->tokens ? GUIDE_NONE : GUIDE_NAMED, st) && plan_text(p);
+    text_stage *t = p ? &p->text_encoder.text : NULL;
+    double t1 = now_seconds();
+    ok = ok && (plan_alone || text_stage_run(t)) && text_stage_trace(t, to, NULL, t->tokens.count, true, st);
+    out->seconds_load = t1 - t0;
+    out->seconds_encode = now_seconds() - t1;
+    out->seconds_total = now_seconds() - t0;
+    if (p)
+        teardown(p);
+    return ok;
+}
+
+static bool kandinsky3_decode(const source *src, const request *q, const float *latents, const int64_t shape[4], result *out, status *st)
+{
+    kandinsky3 *p = mem_alloc(1, sizeof *p, "pipeline", st);
+    bool ok = p && engine_open(&p->e, src, q, out, st) && read_configs(p);
+    if (ok && shape[1] != p->movq.latent_channels)
+        ok = status_set(st, STATUS_BAD_FILE, "the latents have %lld channels, %s decodes %d", (long long)shape[1], src->path, p->movq.latent_channels);
+    if (ok) {
+        p->images = (int)shape[0];
+        p->latent_height = (int)shape[2];
+        p->latent_width = (int)shape[3];
+        p->height = p->latent_height * vae_factor(&p->movq);
+        p->width = p->latent_width * vae_factor(&p->movq);
+        p->e.held_bytes += (size_t)p->images * (latent_floats(p) * 4 + (size_t)p->width * (size_t)p->height * 15);
+        p->latents = mem_alloc(latent_floats(p) * (size_t)p->images, 4, "latents", st);
+        ok = p->latents && vae_stage_plan(&p->decode, &p->e, "movq", p->latent_height, p->latent_width, p->images);
+    }
+    if (ok)
+        memcpy(p->latents, latents, latent_floats(p) * (size_t)p->images * 4);
+    ok = ok && decode_pictures(p);
+    if (p)
+        teardown(p);
+    return ok;
+}
+
+const pipeline_row pipeline_kandinsky3 = {"kandinsky3", kandinsky3_generate, kandinsky3_encode, kandinsky3_decode, kandinsky3_plan, true};
