@@ -229,7 +229,9 @@ bool stage_open(stage *s)
     if (s->plan.imagined_count)
         return status_set(e->st, STATUS_BAD_FILE, "%s: %s has a config but no weights", e->source->path, s->plan.stage);
     s->memory_bytes = round_up(s->plan.arena_bytes + 64, 1 << 16);
-    s->memory = mem_map(s->memory_bytes, s->plan.stage, e->st);
+    s->memory = mem_map_huge(s->memory_bytes, s->plan.stage, e->st);
+    if (s->memory)
+        mem_touch(s->memory, s->memory_bytes);
     if (s->memory && s->plan.scratch_bytes)
         s->scratch = scratch_open(e->request->scratch, s->plan.scratch_bytes, e->st);
     if (s->memory && status_ok(e->st))

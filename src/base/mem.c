@@ -116,11 +116,29 @@ void *mem_map(size_t bytes, const char *what, status *st)
         no_memory(what, bytes, st);
         return NULL;
     }
-#ifdef MADV_HUGEPAGE
-    madvise(p, bytes, MADV_HUGEPAGE); /* never beyond `bytes`; direct reads then pin a page where they pinned 512 */
-#endif
     charge(bytes);
     return p;
+}
+
+/* Two threads that meet the same missing huge page get one each, for a moment, and that moment's 2 MiB are nobody's plan: so only what mem_touch
+ * has brought in is to be used by several, and a kernel that cannot bring it in gives no huge pages. */
+void *mem_map_huge(size_t bytes, const char *what, status *st)
+{
+    void *p = mem_map(bytes, what, st);
+#if defined(MADV_HUGEPAGE) && defined(MADV_POPULATE_WRITE)
+    if (p && madvise(p, bytes, MADV_HUGEPAGE) == 0 && madvise(p, 1, MADV_POPULATE_WRITE) != 0)
+        madvise(p, bytes, MADV_NOHUGEPAGE);
+#endif
+    return p;
+}
+
+void mem_touch(void *p, size_t bytes)
+{
+#ifdef MADV_POPULATE_WRITE
+    madvise(p, bytes, MADV_POPULATE_WRITE); /* where it fails, pages come as they are used */
+#else
+    (void)p, (void)bytes;
+#endif
 }
 
 void mem_unmap(void *p, size_t bytes)

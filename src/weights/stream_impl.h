@@ -45,6 +45,7 @@ struct stream {
 
     uint8_t *ring, *pins;
     size_t ring_bytes, pin_bytes, head, tail;
+    size_t ring_touched, pins_touched; /* so far their pages are there */
     entry *fifo;              /* [ENTRIES], in the plan's order: number n stands at n % ENTRIES; oldest .. oldest + filled */
     uint64_t oldest, to_check;/* the next one whose checksum is due: before it all are CHECKED */
     int filled, taken;        /* the first `taken` are in use by the consumer */

@@ -38,6 +38,17 @@ static bool next_to_read(stream *s)
     return false;
 }
 
+/* A place's pages, before anyone reads into them; with the lock held, as mem_touch wants it. Places come in rising order the first time. */
+static void touch(uint8_t *memory, size_t bytes, size_t *touched, size_t end)
+{
+    enum { HUGE = 2 << 20 };
+    if (end <= *touched)
+        return;
+    end = round_up(end, HUGE) < bytes ? round_up(end, HUGE) : bytes;
+    mem_touch(memory + *touched, end - *touched);
+    *touched = end;
+}
+
 /* The next unit and its place, with the lock held; false at the end. */
 static bool reserve(stream *s, uint64_t *number)
 {
@@ -51,6 +62,9 @@ static bool reserve(stream *s, uint64_t *number)
         if (!u->pinned) {
             s->in_ring++;
             s->tail = start + bytes;
+            touch(s->ring, s->ring_bytes, &s->ring_touched, s->tail);
+        } else {
+            touch(s->pins, s->pin_bytes, &s->pins_touched, (size_t)(u->pin - s->pins) + bytes);
         }
         return true;
     }
@@ -151,9 +165,9 @@ bool stream_start_readers(stream *s, status *st)
     s->ring_bytes = all ? 0 : s->how.ring_bytes / IO_ALIGN * IO_ALIGN;
     s->fifo = mem_alloc(ENTRIES, sizeof *s->fifo, "stream", st);
     if (pinned && status_ok(st))
-        s->pins = mem_map(pinned, "pinned weights", st);
+        s->pins = mem_map_huge(pinned, "pinned weights", st);
     if (s->ring_bytes && status_ok(st))
-        s->ring = mem_map(s->ring_bytes, "weights in flight", st);
+        s->ring = mem_map_huge(s->ring_bytes, "weights in flight", st);
     if (!status_ok(st))
         return false;
     size_t at = 0;
