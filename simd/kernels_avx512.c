@@ -4,6 +4,7 @@
 #ifdef HAVE_AVX512
 #include <string.h>
 
+#include "simd/soon.h"
 #include "simd/vec_avx512.h"
 
 #define KERNEL /* the BF16 set borrows these */
@@ -36,6 +37,8 @@ typedef struct i8_job {
     int rows;
     float *out;
     size_t out_stride;
+    const void *soon;
+    size_t soon_bytes;
 } i8_job;
 
 ALWAYS void i8_tile(int T, const i8_job *g, int t)
@@ -45,6 +48,7 @@ ALWAYS void i8_tile(int T, const i8_job *g, int t)
     UNROLL for (int i = 0; i < T; i++)
         total[i] = _mm512_setzero_ps();
     const int8_t *w = g->w;
+    asking ask = asking_part(g->soon, g->soon_bytes, (size_t)t, (size_t)T, (size_t)g->tokens, (size_t)g->segments * (size_t)g->depth / 16);
     for (int s = 0; s < g->segments; s++) {
         const size_t at = (size_t)s * (size_t)g->tokens + (size_t)t;
         const int8_t *a[I8_TOKENS];
@@ -56,6 +60,7 @@ ALWAYS void i8_tile(int T, const i8_job *g, int t)
         }
         for (size_t k = 0; k < (size_t)g->depth; k += 16, w += 256) {
             __m512i b[4];
+            asking_step(&ask);
             UNROLL for (int r = 0; r < 4; r++)
                 b[r] = _mm512_xor_si512(flip, _mm512_loadu_si512(w + r * 64));
             UNROLL for (int i = 0; i < T; i++) {
@@ -84,9 +89,10 @@ static __attribute__((noinline)) void i8_tile_2(const i8_job *g, int t) { i8_til
 static __attribute__((noinline)) void i8_tile_1(const i8_job *g, int t) { i8_tile(1, g, t); }
 
 void gemm_i8_avx512(const int8_t *const *a, const float *a_scale, const int32_t *a_sum, int tokens, int segments,
-                    int depth, const int8_t *w, const float *row_scale, int rows, float *out, size_t out_stride)
+                    int depth, const int8_t *w, const float *row_scale, int rows, float *out, size_t out_stride,
+                    const void *soon, size_t soon_bytes)
 {
-    const i8_job g = {a, a_scale, a_sum, tokens, segments, depth, w, row_scale, rows, out, out_stride};
+    const i8_job g = {a, a_scale, a_sum, tokens, segments, depth, w, row_scale, rows, out, out_stride, soon ? soon : w, soon ? soon_bytes : 0};
     static void (*const tiles[])(const i8_job *g, int t) = {NULL, i8_tile_1, i8_tile_2, i8_tile_3, i8_tile_4, i8_tile_5};
     for (int t = 0, step; t < tokens; t += step) {
         step = tokens - t <= 5 ? tokens - t : 4; /* none is left to go alone, which takes as long as two */

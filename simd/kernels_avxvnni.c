@@ -7,6 +7,8 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "simd/soon.h"
+
 #ifdef PENSTOCK_EVEX
 #define SET(name) name##_avxvnni_evex
 #define SET_NAME "avxvnni_evex"
@@ -40,6 +42,8 @@ typedef struct i8_job {
     int rows;
     float *out;
     size_t out_stride;
+    const void *soon;
+    size_t soon_bytes;
 } i8_job;
 
 /* Two registers of [2 rows][4 partial sums] -> the 4 sums. */
@@ -50,11 +54,12 @@ ALWAYS __m128i sum_rows(__m256i a, __m256i b)
     return _mm_unpacklo_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
 }
 
-ALWAYS void i8_segment(int T, const int8_t *const a[], const int8_t *w, size_t depth, v8si c[][2])
+ALWAYS void i8_segment(int T, const int8_t *const a[], const int8_t *w, size_t depth, v8si c[][2], asking *ask)
 {
     const __m256i flip = _mm256_set1_epi8((char)0x80);
     for (size_t k = 0; k < depth; k += 16, w += 256) {
         __m256i b[2];
+        asking_step(ask);
         UNROLL for (int r = 0; r < 2; r++)
             b[r] = _mm256_xor_si256(flip, _mm256_loadu_si256((const __m256i *)(const void *)(w + r * 32)));
         UNROLL for (int i = 0; i < T; i++) {
@@ -68,7 +73,7 @@ ALWAYS void i8_segment(int T, const int8_t *const a[], const int8_t *w, size_t d
 
 /* The sums of a segment, from what I8_BLOCK numbers at a time leave of them: a block of the panel and of the tokens' rows stays in the
  * first cache while the quarters pass over it. */
-ALWAYS void i8_quarters(int T, const i8_job *g, const int8_t *const row[], const int8_t *w, v8si c[][I8_TOKENS][2])
+ALWAYS void i8_quarters(int T, const i8_job *g, const int8_t *const row[], const int8_t *w, v8si c[][I8_TOKENS][2], asking *ask)
 {
     const int8_t *a[I8_TOKENS];
     int quarters = (g->rows + 3) / 4;
@@ -78,7 +83,7 @@ ALWAYS void i8_quarters(int T, const i8_job *g, const int8_t *const row[], const
             a[i] = row[i] + k;
         size_t n = (size_t)(g->depth - k < I8_BLOCK ? g->depth - k : I8_BLOCK);
         for (int quarter = 0; quarter < quarters; quarter++)
-            i8_segment(T, a, w + (size_t)k * PANEL_ROWS + quarter * 64, n, c[quarter]);
+            i8_segment(T, a, w + (size_t)k * PANEL_ROWS + quarter * 64, n, c[quarter], ask);
     }
 }
 
@@ -95,10 +100,11 @@ ALWAYS void i8_tile(int T, const i8_job *g, int t)
 {
     v8si c[4][I8_TOKENS][2];
     __m128 total[4][I8_TOKENS];
+    asking ask = asking_part(g->soon, g->soon_bytes, (size_t)t, (size_t)T, (size_t)g->tokens, (size_t)g->segments * (size_t)g->depth / 4);
     memset(total, 0, sizeof total);
     for (int s = 0; s < g->segments; s++) {
         const size_t at = (size_t)s * (size_t)g->tokens + (size_t)t;
-        i8_quarters(T, g, g->a + at, g->w + (size_t)s * (size_t)g->depth * PANEL_ROWS, c);
+        i8_quarters(T, g, g->a + at, g->w + (size_t)s * (size_t)g->depth * PANEL_ROWS, c, &ask);
         for (int quarter = 0; 4 * quarter < g->rows; quarter++)
             UNROLL for (int i = 0; i < T; i++) {
                 __m128i sum = sum_rows((__m256i)c[quarter][i][0], (__m256i)c[quarter][i][1]);
@@ -121,10 +127,11 @@ TILES(TILE)
 #undef TILE
 
 static void SET(gemm_i8)(const int8_t *const *a, const float *a_scale, const int32_t *a_sum, int tokens, int segments, int depth,
-                         const int8_t *w, const float *row_scale, int rows, float *out, size_t out_stride)
+                         const int8_t *w, const float *row_scale, int rows, float *out, size_t out_stride,
+                         const void *soon, size_t soon_bytes)
 {
     static void (*const tiles[])(const i8_job *g, int t) = {NULL, i8_tile_1, i8_tile_2, i8_tile_3, i8_tile_4, i8_tile_5, i8_tile_6};
-    const i8_job g = {a, a_scale, a_sum, tokens, segments, depth, w, row_scale, rows, out, out_stride};
+    const i8_job g = {a, a_scale, a_sum, tokens, segments, depth, w, row_scale, rows, out, out_stride, soon ? soon : w, soon ? soon_bytes : 0};
     for (int t = 0, step; t < tokens; t += step) {
         int left = tokens - t;
         step = left >= 12 ? 6 : left > 6 ? (left + 1) / 2 : left; /* none is left to go alone */

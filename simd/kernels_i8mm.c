@@ -109,10 +109,11 @@ static __attribute__((noinline)) void i8_tile_4(const i8_job *g, int t, int coun
 static __attribute__((noinline)) void i8_tile_2(const i8_job *g, int t, int count, int half) { i8_tile(1, g, t, count, half); }
 
 static void gemm_i8_i8mm(const int8_t *const *a, const float *a_scale, const int32_t *a_sum, int tokens, int segments,
-                         int depth, const int8_t *w, const float *row_scale, int rows, float *out, size_t out_stride)
+                         int depth, const int8_t *w, const float *row_scale, int rows, float *out, size_t out_stride,
+                         const void *soon, size_t soon_bytes)
 {
     const i8_job g = {a, a_scale, tokens, segments, depth, w, row_scale, rows, out, out_stride};
-    (void)a_sum;
+    (void)a_sum, (void)soon, (void)soon_bytes;
     for (int t = 0; t < tokens;) {
         int left = tokens - t, most = left > 4 ? 8 : left > 2 ? 4 : 2, count = left < most ? left : most;
         for (int half = 0; 8 * half < rows; half++)

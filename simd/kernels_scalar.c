@@ -32,9 +32,10 @@ static int32_t dot_i8(const int8_t *a, const int8_t *panel, int row, int depth)
 }
 
 static void gemm_i8_scalar(const int8_t *const *a, const float *a_scale, const int32_t *a_sum, int tokens, int segments,
-                           int depth, const int8_t *w, const float *row_scale, int rows, float *out, size_t out_stride)
+                           int depth, const int8_t *w, const float *row_scale, int rows, float *out, size_t out_stride,
+                           const void *soon, size_t soon_bytes)
 {
-    (void)a_sum; /* for the sets whose products want unsigned weights */
+    (void)a_sum, (void)soon, (void)soon_bytes; /* the sum: for the sets whose products want unsigned weights */
     for (int t = 0; t < tokens; t++)
         for (int row = 0; row < rows; row++) {
             float sum = 0;

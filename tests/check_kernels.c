@@ -330,8 +330,9 @@ static void one_gemm_i8(int tokens, int segments, int depth, int rows, weights k
     seal(a), seal(w), seal(lines_of_a), seal(scale), seal(row_scale), seal(sum);
     size_t n = span(tokens, out_stride, rows);
     float *out = ARRAY(float, n), *want = ARRAY(float, n);
-    run.set->gemm_i8(lines_of_a, scale, sum, tokens, segments, depth, w, row_scale, rows, out, out_stride);
-    run.scalar->gemm_i8(lines_of_a, scale, sum, tokens, segments, depth, w, row_scale, rows, want, out_stride);
+    const void *soon = random_bits() & 1 ? maps[0].base : NULL; /* asked for, but never touched: the page before an array */
+    run.set->gemm_i8(lines_of_a, scale, sum, tokens, segments, depth, w, row_scale, rows, out, out_stride, soon, 4096);
+    run.scalar->gemm_i8(lines_of_a, scale, sum, tokens, segments, depth, w, row_scale, rows, want, out_stride, NULL, 0);
     same_floats("out", out, want, n); /* the gaps, NaN in both, too */
     verdict(gaps_untouched(out, tokens, rows, out_stride), "wrote between the rows of out");
     end_case();

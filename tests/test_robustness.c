@@ -81,7 +81,7 @@ static void run_layer(const layer *l, const float *x, float *out)
         const float *row_scale;
         const uint8_t *unit = l->units + (size_t)(r / PANEL_ROWS) * type_unit_bytes(l->e.type, &l->e.matrix);
         const int8_t *w = type_panel_i8(k, l->e.type, &l->e.matrix, l->head, unit, tmp, &row_scale);
-        k->gemm_i8(lines, scale, sum, TOKENS, 1, padded, w, row_scale, rows - r < PANEL_ROWS ? rows - r : PANEL_ROWS, out + r, (size_t)rows);
+        k->gemm_i8(lines, scale, sum, TOKENS, 1, padded, w, row_scale, rows - r < PANEL_ROWS ? rows - r : PANEL_ROWS, out + r, (size_t)rows, NULL, 0);
     }
     mem_free(q);
     mem_free(tmp);

@@ -7,7 +7,7 @@
 
 #include "base/mem.h"
 
-enum { TOKEN_BLOCK = 64, GROUP_FLOATS = 96 * 1024 };
+enum { TOKEN_BLOCK = 64, GROUP_FLOATS = 96 * 1024, GROUP_BYTES = 256 * 1024 }; /* of floats, of int8: what the second cache holds beside the tokens */
 
 typedef struct layout {      /* of a product's scratch */
     int64_t quantized, scales, sums, zero, worker, worker_bytes, total;
@@ -28,16 +28,16 @@ static bool uses_integers(const run *r, const weight *w)
     return type_of(w->type)->integer && !r->f32;
 }
 
-static int group_rows_of(const matrix_shape *m)
+static int group_rows_of(const matrix_shape *m, bool integer)
 {
-    int64_t k = (int64_t)m->taps * depth_padded(m->depth), g = GROUP_FLOATS / k / PANEL_ROWS * PANEL_ROWS;
+    int64_t k = (int64_t)m->taps * depth_padded(m->depth), g = (integer ? GROUP_BYTES : GROUP_FLOATS) / k / PANEL_ROWS * PANEL_ROWS;
     return g < PANEL_ROWS ? PANEL_ROWS : g > 128 ? 128 : (int)g;
 }
 
 /* A group's weights as the kernels want them: int8 panels with their scales, or rows of floats. */
 static int64_t decoded_bytes(const matrix_shape *m, bool integer)
 {
-    int64_t rows = group_rows_of(m);
+    int64_t rows = group_rows_of(m, integer);
     return integer ? rows / PANEL_ROWS * (int64_t)type_panel_tmp_bytes(m) : rows * m->taps * m->depth * 4;
 }
 
@@ -177,12 +177,41 @@ static void multiply_f32(const slice_job *j, const worker_memory *w, const float
     p->r->k->gemm_f32((const float *const *)w->a, n, p->m.taps, p->m.depth, decoded, w_stride, rows, w->tile, 128);
 }
 
-static void multiply_i8(const slice_job *j, const worker_memory *w, const int8_t *const *panel, const float *const *scale, int rows, int n)
+/* A group's weights as they lie in the slice. */
+typedef struct group_bytes {
+    const uint8_t *at;
+    int64_t bytes;
+} group_bytes;
+
+/* What this worker will most likely take next, so that it is asked for in time. */
+static group_bytes group_after(const slice_job *j, int64_t task)
+{
+    int64_t next = (task + threads_count(j->p->r->pool)) / j->blocks, step = type_unit_rows(j->w->type);
+    if (next == task / j->blocks || next >= j->groups)
+        return (group_bytes){NULL, 0};
+    int64_t first = next * j->group_rows, rows = j->slice->rows - first < j->group_rows ? j->slice->rows - first : j->group_rows;
+    int64_t unit = (int64_t)type_unit_bytes(j->w->type, &j->p->m);
+    return (group_bytes){j->slice->data + first / step * unit, (rows + step - 1) / step * unit};
+}
+
+static group_bytes part_of(group_bytes g, int64_t first, int64_t count, int64_t all)
+{
+    int64_t from = g.bytes * first / all, to = g.bytes * (first + count) / all;
+    return (group_bytes){to > from ? g.at + from : NULL, to - from};
+}
+
+/* The group's panels by n tokens; meanwhile an even share of `soon` is asked for with each. */
+static void multiply_i8(const slice_job *j, const worker_memory *w, const int8_t *const *panel, const float *const *scale, int rows, int n,
+                        group_bytes soon)
 {
     const product *p = j->p;
-    for (int i = 0; i * PANEL_ROWS < rows; i++)
+    int64_t panels = (rows + PANEL_ROWS - 1) / PANEL_ROWS;
+    for (int i = 0; i < panels; i++) {
+        group_bytes part = part_of(soon, i, 1, panels);
         p->r->k->gemm_i8((const int8_t *const *)w->a, w->a_scale, w->a_sum, n, p->m.taps, depth_padded(p->m.depth), panel[i], scale[i],
-                         rows - i * PANEL_ROWS < PANEL_ROWS ? rows - i * PANEL_ROWS : PANEL_ROWS, w->tile + i * PANEL_ROWS, 128);
+                         rows - i * PANEL_ROWS < PANEL_ROWS ? rows - i * PANEL_ROWS : PANEL_ROWS, w->tile + i * PANEL_ROWS, 128,
+                         part.at, (size_t)part.bytes);
+    }
 }
 
 /* safetensors lets a tensor begin anywhere: such rows are copied to where their elements are aligned, one by one. */
@@ -227,6 +256,7 @@ static void group_task(void *ctx, int64_t task, int worker)
     int rows = j->slice->rows - first < j->group_rows ? (int)(j->slice->rows - first) : j->group_rows;
     const float *decoded = NULL, *scale[8];
     const int8_t *panel[8];
+    group_bytes soon = j->integer ? group_after(j, task) : (group_bytes){NULL, 0};
     size_t unit = type_unit_bytes(j->w->type, &p->m);
     if (j->integer)
         for (int i = 0; i * PANEL_ROWS < rows; i++)
@@ -238,7 +268,7 @@ static void group_task(void *ctx, int64_t task, int worker)
         int n = t_end - t0 < TOKEN_BLOCK ? (int)(t_end - t0) : TOKEN_BLOCK;
         point(j, &w, t0, n);
         if (j->integer)
-            multiply_i8(j, &w, panel, scale, rows, n);
+            multiply_i8(j, &w, panel, scale, rows, n, part_of(soon, t0 - t_begin, n, t_end - t_begin));
         else
             multiply_f32(j, &w, decoded, (size_t)p->m.taps * (size_t)p->m.depth, rows, n);
         finish(j, &w, t0, n, j->slice->first_row + first, rows);
@@ -258,7 +288,7 @@ void product_run(const product *p)
         if (!prepared)
             prepare(p, w, at);
         prepared = true;
-        slice_job j = {.p = p, .w = w, .slice = &slice, .at = at, .integer = uses_integers(r, w), .group_rows = group_rows_of(&p->m)};
+        slice_job j = {.p = p, .w = w, .slice = &slice, .at = at, .integer = uses_integers(r, w), .group_rows = group_rows_of(&p->m, uses_integers(r, w))};
         if (w->type == TYPE_F32 && !(w->oihw && p->m.taps > 1))
             j.group_rows = 64; /* nothing is decoded: the group only shapes the tile */
         j.groups = (slice.rows + j.group_rows - 1) / j.group_rows;
