@@ -107,7 +107,7 @@ static tensor step(run *r, const context *k, tensor x, int channels, int i, resa
     norm n = time_norm(r, k, x, "group_norm", ACT_SILU);
     tensor y, grown = x;
     if (how == UP && i == 1) {
-        grown = conv_transposed(r, x, "up_sample", x.channels, n);
+        grown = conv_transposed(r, x, "up_sample", x.channels, false, n);
         n = NO_NORM;
     }
     y = conv(r, grown, "projection", channels, plain_conv(i == 1 || i == 2 ? 3 : 1, n, add_to));
@@ -121,7 +121,7 @@ static tensor shortcut(run *r, tensor x, int channels, resampling how)
 {
     tensor y = x;
     if (how == UP) {
-        y = conv_transposed(r, x, "shortcut_up_sample", x.channels, NO_NORM);
+        y = conv_transposed(r, x, "shortcut_up_sample", x.channels, false, NO_NORM);
         drop(r, x);
     }
     x = y;

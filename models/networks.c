@@ -9,6 +9,7 @@
 #include "models/net_pixart.h"
 #include "models/net_t5.h"
 #include "models/net_unet.h"
+#include "models/net_uvit.h"
 #include "models/net_vae.h"
 #include "models/pipe_common.h"
 
@@ -21,6 +22,7 @@ READER(ldmbert)
 READER(pixart)
 READER(t5)
 READER(unet)
+READER(uvit)
 READER(vae)
 
 #define NETWORK(net, role) role, sizeof(net##_config), net##_read, net##_aliases, net##_record
@@ -38,6 +40,7 @@ static const network_row table[] = {
     {"T5Model", NULL, NETWORK(t5, ROLE_ENCODER)},
     {"Transformer2DModel", NULL, NETWORK(pixart, ROLE_DENOISER)},
     {"UNet2DConditionModel", NULL, NETWORK(unet, ROLE_DENOISER)},
+    {"UVit2DModel", NULL, NETWORK(uvit, ROLE_DENOISER)},
     {"VQModel", NULL, NETWORK(vae, ROLE_DECODER)},
     {"taming.models.vqgan.GumbelVQ", NULL, NETWORK(vae, ROLE_DECODER)},
     {"taming.models.vqgan.VQModel", NULL, NETWORK(vae, ROLE_DECODER)},

@@ -45,6 +45,8 @@ typedef struct request {
     int clip_skip;                 /* 0: the pipeline's own; 1: CLIP's last layer, 2: the last but one */
     double guidance_rescale;       /* 0: none (Lin et al. 2023) */
     const pixmap *init, *mask;    /* a picture to begin with; what to paint anew in it (white); NULL: none */
+    bool temperature_given;        /* else it is the pipeline's default */
+    double temperature;            /* of models that draw tokens; 0: always the likeliest */
     double strength;               /* how much of the schedule the picture goes through; NaN: the pipeline's default */
     const source *refiner;         /* a second model for the last part of the denoising; NULL: none */
     double refiner_start;          /* where it takes over, 0..1 */

@@ -10,6 +10,9 @@
 
 /* What runs by itself: by the class of model_index.json, or of a lone component's config.json (its architecture, or model_type). */
 static const struct { const char *class_name, *model_type; const pipeline_row *row; } classes[] = {
+    {"AmusedImg2ImgPipeline", NULL, &pipeline_amused},
+    {"AmusedInpaintPipeline", NULL, &pipeline_amused},
+    {"AmusedPipeline", NULL, &pipeline_amused},
     {"AutoencoderKL", NULL, &pipeline_vae},
     {"AutoencoderTiny", NULL, &pipeline_vae},
     {"CLIPModel", "clip", &pipeline_clip},
@@ -83,7 +86,7 @@ static uint64_t bytes_read(const source *src)
 }
 
 /* Those that take a picture to begin with, a mask and a refiner. */
-static const pipeline_row *const with_pictures[] = {&pipeline_kandinsky3, &pipeline_sd, &pipeline_sd_lcm, &pipeline_sd_ldm, &pipeline_sd_xl};
+static const pipeline_row *const with_pictures[] = {&pipeline_amused, &pipeline_kandinsky3, &pipeline_sd, &pipeline_sd_lcm, &pipeline_sd_ldm, &pipeline_sd_xl};
 
 static bool takes_all(const pipeline_row *row, const source *src, const request *q, status *st)
 {
@@ -91,6 +94,8 @@ static bool takes_all(const pipeline_row *row, const source *src, const request 
     for (size_t i = 0; given && i < sizeof with_pictures / sizeof *with_pictures; i++)
         if (with_pictures[i] == row)
             given = NULL;
+    if (q->temperature_given && row != &pipeline_amused)
+        return status_set(st, STATUS_USAGE, "--temperature: %s draws no tokens", src->path);
     return !given || status_set(st, STATUS_USAGE, "%s: %s makes pictures from text alone", given, src->path);
 }
 

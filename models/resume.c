@@ -54,6 +54,16 @@ typedef struct head {
     uint64_t fact[FACTS], next;
 } head;
 
+static int calls_of(const trajectory *t) { return t->sampler ? sampler_calls(t->sampler) : t->masked->steps; }
+
+static uint64_t method_of(const trajectory *t)
+{
+    if (t->sampler)
+        return sampler_identity(t->sampler);
+    double numbers[4] = {t->masked->steps, t->masked->mask_id, t->masked->linear, t->masked->temperature};
+    return hash_more(0, numbers, sizeof numbers);
+}
+
 static head head_of(const trajectory *t, const engine *e, int next)
 {
     head h = {.next = (uint64_t)next};
@@ -64,14 +74,14 @@ static head head_of(const trajectory *t, const engine *e, int next)
     h.fact[CHANNELS] = (uint64_t)t->channels;
     h.fact[IMAGES] = (uint64_t)t->images;
     h.fact[SEED] = e->request->seed;
-    h.fact[SAMPLER] = sampler_identity(t->sampler);
-    h.fact[CALLS] = (uint64_t)sampler_calls(t->sampler);
+    h.fact[SAMPLER] = method_of(t);
+    h.fact[CALLS] = (uint64_t)calls_of(t);
     memcpy(&h.fact[GUIDANCE], &t->guidance, sizeof t->guidance);
     h.fact[PRECISION] = e->request->precision;
     return h;
 }
 
-static size_t per_image(const trajectory *t) { return (size_t)t->channels * (size_t)t->height * (size_t)t->width; }
+static size_t per_image(const trajectory *t) { return (size_t)(t->sampler ? t->channels : 1) * (size_t)t->height * (size_t)t->width; }
 
 static bool put_generator(state_file *f, const rng *g)
 {
@@ -106,7 +116,7 @@ static bool checkpoint_write(const trajectory *t, const engine *e, int next)
     bool ok = state_put(f, &h, sizeof h) && state_put(f, t->latents, per_image(t) * (size_t)t->images * 4);
     for (int i = 0; ok && i < t->images; i++)
         ok = put_generator(f, &t->noise->image[i]);
-    if (ok)
+    if (ok && t->sampler)
         sampler_save(t->sampler, state_put, f);
     return state_commit(f);
 }
@@ -133,7 +143,7 @@ static int checkpoint_read(trajectory *t, engine *e)
     bool ok = state_get(f, &h, sizeof h) && of_this_run(&h, &want, name, e->st) && state_get(f, t->latents, per_image(t) * (size_t)t->images * 4);
     for (int i = 0; ok && i < t->images; i++)
         ok = get_generator(f, &t->noise->image[i], name, e->st);
-    ok = ok && sampler_restore(t->sampler, (int)h.next, (size_t)t->images, per_image(t), state_get, f, e->st);
+    ok = ok && (!t->sampler || sampler_restore(t->sampler, (int)h.next, (size_t)t->images, per_image(t), state_get, f, e->st));
     return state_close(f) && ok ? (int)h.next : -1;
 }
 
@@ -142,6 +152,11 @@ static int checkpoint_read(trajectory *t, engine *e)
 /* The generators as the calls before number `first` left them. */
 static bool skip_noise(trajectory *t, int first, status *st)
 {
+    for (int call = 0; !t->sampler && call < first; call++)
+        for (int i = 0; i < t->images; i++)
+            masked_skip(t->masked, call, (int)per_image(t), t->codes, &t->noise->image[i]);
+    if (!t->sampler)
+        return true;
     float *drawn = mem_alloc(per_image(t) * (size_t)t->images, sizeof(float), "noise", st);
     for (int call = 0; drawn && call < first; call++)
         if (sampler_draws_noise(t->sampler, call))
@@ -152,7 +167,7 @@ static bool skip_noise(trajectory *t, int first, status *st)
 
 static int place_latents(trajectory *t, const latents_file *l, const char *path, status *st)
 {
-    int calls = sampler_calls(t->sampler), first = l->done < 0 ? 0 : l->done;
+    int calls = calls_of(t), first = l->done < 0 ? 0 : l->done;
     size_t n = per_image(t) * (size_t)t->images;
     if (l->shape[0] != t->images || l->shape[1] != t->channels || l->shape[2] != t->height || l->shape[3] != t->width) {
         status_set(st, STATUS_BAD_FILE, "%s: latents are [%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 "], this run has [%d, %d, %d, %d]", path, l->shape[0],
@@ -164,14 +179,14 @@ static int place_latents(trajectory *t, const latents_file *l, const char *path,
         status_set(st, STATUS_BAD_FILE, "%s: latents are of call %d of %d, this run has %d (see --steps)", path, first, l->calls > 0 ? l->calls : first, calls);
         return -1;
     }
-    float scale = l->done < 0 ? sampler_init_noise_sigma(t->sampler) : 1;
-    if (l->done >= 0)
+    float scale = l->done < 0 && t->sampler ? sampler_init_noise_sigma(t->sampler) : 1;
+    if (l->done >= 0 && t->sampler)
         noise_draw(t->noise, t->latents, n);   /* as the run that made them began; noise from a file is not drawn, as in diffusers */
     for (size_t i = 0; i < n; i++)
         t->latents[i] = l->data[i] * scale;
     if (last || first == calls)
         return calls;
-    if (!sampler_begin_call(t->sampler, first)) {
+    if (t->sampler && !sampler_begin_call(t->sampler, first)) {
         status_set(st, STATUS_BAD_FILE, "%s: latents are of call %d, which is the middle of a step of this method", path, first);
         return -1;
     }
@@ -188,38 +203,51 @@ static int load_latents(trajectory *t, engine *e)
 
 /* ---- */
 
+static bool add_latents(const trajectory *t, trace *to, const char *name, status *st)
+{
+    int64_t shape[4] = {t->images, t->channels, t->height, t->width}, tokens[3] = {t->images, t->height, t->width};
+    return trace_add(to, name, t->latents, t->sampler ? 4 : 3, t->sampler ? shape : tokens, st);
+}
+
 static bool trace_latents(const trajectory *t, const engine *e, int i)
 {
     char name[48];
     snprintf(name, sizeof name, "%slatents.%d", t->prefix ? t->prefix : "", i - t->first);
-    return trace_add(e->request->trace, name, t->latents, 4, (int64_t[]){t->images, t->channels, t->height, t->width}, e->st);
+    return add_latents(t, e->request->trace, name, e->st);
 }
 
-static int end_of(const trajectory *t) { return t->end ? t->end : sampler_calls(t->sampler); }
+static int end_of(const trajectory *t) { return t->end ? t->end : calls_of(t); }
 
 /* The last latents by themselves, with their place. */
 static bool keep_last(const trajectory *t, const engine *e, int done)
 {
-    int calls = sampler_calls(t->sampler);
+    int calls = calls_of(t);
     trace *to = e->request->last_latents;
-    return done < end_of(t) || (trace_add(to, "latents", t->latents, 4, (int64_t[]){t->images, t->channels, t->height, t->width}, e->st) &&
+    return done < end_of(t) || (add_latents(t, to, "latents", e->st) &&
                             trace_add(to, "step", (float[]){(float)done, (float)calls}, 1, (int64_t[]){2}, e->st));
+}
+
+/* Noise; of tokens, mask tokens */
+static void begin_fresh(trajectory *t)
+{
+    size_t n = per_image(t) * (size_t)t->images;
+    float sigma = t->sampler ? sampler_init_noise_sigma(t->sampler) : 0;
+    if (t->sampler)
+        noise_draw(t->noise, t->latents, n);
+    for (size_t i = 0; i < n; i++)
+        t->latents[i] = t->sampler ? t->latents[i] * sigma : (float)t->masked->mask_id;
 }
 
 int trajectory_begin(trajectory *t, engine *e)
 {
     const request *q = e->request;
-    size_t n = per_image(t) * (size_t)t->images;
     int first = t->first;
-    float sigma = sampler_init_noise_sigma(t->sampler);
     if (q->checkpoint && access(q->checkpoint, F_OK) == 0) {
         first = checkpoint_read(t, e);
     } else if (q->load_latents && !t->begun) {
         first = load_latents(t, e);
     } else if (!t->begun) {
-        noise_draw(t->noise, t->latents, n);
-        for (size_t i = 0; i < n; i++)
-            t->latents[i] *= sigma;
+        begin_fresh(t);
     }
     e->report->first_call += first < 0 ? 0 : first - t->first;
     return first >= 0 && trace_latents(t, e, first) && keep_last(t, e, first) ? first : -1;

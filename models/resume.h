@@ -11,13 +11,16 @@
 #define PENSTOCK_RESUME_H
 
 #include "models/pipe_common.h"
+#include "sampling/masked.h"
 #include "sampling/sampler.h"
 
 typedef struct trajectory {     /* what the next call depends on, besides the weights */
-    sampler *sampler;
+    sampler *sampler;           /* NULL: of tokens, whose schedule is `masked` */
     noise_source *noise;        /* open, nothing drawn yet */
-    float *latents;             /* [images, channels, height, width] */
+    float *latents;             /* [images, channels, height, width]; of tokens [images, height, width] */
     int images, channels, height, width;
+    const masked_schedule *masked;
+    int codes;                  /* logits of a token */
     uint64_t prompt;            /* of all that the denoiser is told and that is not named here: tokens, embeddings, further conditions */
     double guidance;
     /* zero for the whole way from noise: */

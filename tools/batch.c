@@ -21,7 +21,8 @@ static bool same_settings(const options *a, const options *b)
 {
     return a->width == b->width && a->height == b->height && a->steps == b->steps && same_number(a->guidance_scale, b->guidance_scale) &&
            same_text(a->sampling_method, b->sampling_method) && same_text(a->scheduler, b->scheduler) &&
-           a->max_sequence_length == b->max_sequence_length && a->clip_skip == b->clip_skip && a->guidance_rescale == b->guidance_rescale;
+           a->max_sequence_length == b->max_sequence_length && a->clip_skip == b->clip_skip && a->guidance_rescale == b->guidance_rescale &&
+           same_number(a->temperature, b->temperature);
 }
 
 /* Lines with files of their own for what lies between prompt and picture; and prompts of several chunks, to whose length others would be filled up. */

@@ -74,7 +74,8 @@ static const option_row table[] = {
     {"mask", 0, TEXT, GENERATE, AT(mask), 0, 0, "FILE", "a PNG picture: what is white is painted anew"},
     {"clip-skip", 0, COUNT, GENERATE | ENCODE, AT(clip_skip), 1, 100, "N", "CLIP's layer to take: 1 the last, 2 the last but one"},
     {"guidance-rescale", 0, REAL, GENERATE, AT(guidance_rescale), 0, 1, "X", "against overexposure by guidance (default 0)"},
-    {"temperature", 0, LATER, GENERATE, 0, 0, 0, "X", NULL},
+    {"temperature", 0, REAL, GENERATE, AT(temperature), 0, 1000, "X",
+     "token models: noise on which tokens are kept, falling from X to 0 (default 2); 0: always the likeliest token, no noise"},
     {"preview", 0, COUNT, GENERATE, AT(preview), 1, 10000, "N", "every N steps a small picture, out_step_N.png"},
     {"refiner", 0, TEXT, GENERATE, AT(refiner), 0, 0, "MODEL", "a second model for the last part of the denoising (SDXL)"},
     {"refiner-start", 0, REAL, GENERATE, AT(refiner_start), 0, 1, "X", "where it takes over (default 0.8)"},
@@ -307,7 +308,7 @@ static bool parse_letters(options *o, int argc, char **argv, int *i, status *st)
 
 bool options_parse(options *o, const command *c, int argc, char **argv, status *st)
 {
-    *o = (options){.command = c, .batch_count = 1, .guidance_scale = NAN, .seconds = 0.2, .strength = NAN, .refiner_start = 0.8, .seed = 42, .type = c->bit == QUANTIZE ? "q4" : NULL, .precision = "auto"};
+    *o = (options){.command = c, .batch_count = 1, .guidance_scale = NAN, .seconds = 0.2, .strength = NAN, .temperature = NAN, .refiner_start = 0.8, .seed = 42, .type = c->bit == QUANTIZE ? "q4" : NULL, .precision = "auto"};
     size_t room = (size_t)argc;
     o->memory = mem_alloc(3 * room, sizeof *o->memory, "options", st);
     if (!o->memory)

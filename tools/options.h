@@ -24,7 +24,7 @@ typedef struct options {
     const char *model, *prompt, *negative_prompt, *prompt_file, *output, *input;
     int width, height, steps, batch_count, threads, max_sequence_length, tokens;
     int clip_skip, preview;
-    double guidance_scale, guidance_rescale, strength, refiner_start, seconds;
+    double guidance_scale, guidance_rescale, strength, temperature, refiner_start, seconds;
     const char *init_img, *mask, *refiner;
     const char *sampling_method, *scheduler, *precision, *kernels, *scratch, *trace, *save_latents, *load_latents, *checkpoint, *embeddings, *type;
     uint64_t seed, random_seed, budget_bytes;

@@ -68,6 +68,12 @@ void rng_uniform(rng *g, float *out, size_t n)
         out[i] = uniform_float(g);
 }
 
+void rng_exponential(rng *g, float *out, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = (float)-log1p(-uniform_double(g));
+}
+
 /* ln(x) for 0 < x <= 1, Cephes' logf. */
 static float log_cephes(float x)
 {

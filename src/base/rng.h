@@ -33,6 +33,9 @@ void rng_normal(rng *g, float *out, size_t n);
 /* n floats in [0, 1), multiples of 2^-24. */
 void rng_uniform(rng *g, float *out, size_t n);
 
+/* n exponentially distributed floats (rate 1), as Tensor.exponential_ draws them. */
+void rng_exponential(rng *g, float *out, size_t n);
+
 /* One word of the generator, for tests and for seeding. */
 uint32_t rng_word(rng *g);
 

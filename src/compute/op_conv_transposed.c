@@ -43,14 +43,14 @@ static void place_row(void *ctx, int64_t task, int worker)
     const up_job *j = ctx;
     const up_state *u = j->u;
     int n = u->y.channels;
-    const float *bias = stream_vector(u->r->stream, u->bias), *in = (float *)run_at(u->r, u->product) + task * u->x.width * n * PARTS;
+    const float *bias = u->bias < 0 ? NULL : stream_vector(u->r->stream, u->bias), *in = (float *)run_at(u->r, u->product) + task * u->x.width * n * PARTS;
     float *out = tensor_data(u->r, u->y) + ((int64_t)j->item * u->y.height + TIMES * (j->first + task)) * u->y.width * n;
     (void)worker;
     for (int64_t x = 0; x < u->x.width; x++)
         for (int part = 0; part < PARTS; part++) {
             float *to = out + ((int64_t)(part / TIMES) * u->y.width + TIMES * x + part % TIMES) * n;
             for (int i = 0; i < n; i++)
-                to[i] = in[(x * n + i) * PARTS + part] + bias[i];
+                to[i] = in[(x * n + i) * PARTS + part] + (bias ? bias[i] : 0);
         }
 }
 
@@ -88,7 +88,7 @@ static void up_live(const up_state *u, bool repeated)
         stream_region_end(r->stream);
 }
 
-tensor conv_transposed(run *r, tensor x, const char *name, int out, norm before)
+tensor conv_transposed(run *r, tensor x, const char *name, int out, bool no_bias, norm before)
 {
     if (!run_ok(r))
         return NO_TENSOR;
@@ -104,7 +104,7 @@ tensor conv_transposed(run *r, tensor x, const char *name, int out, norm before)
     u.use = use_matrix(r, full, ROLE_CONV, u.m.rows, 1, x.channels, (double)tensor_rows(x));
     r->region = repeated ? 0 : r->region;
     snprintf(full, sizeof full, "%s.bias", name);
-    u.bias = use_vector(r, full, out, 0);
+    u.bias = no_bias ? -1 : use_vector(r, full, out, 0);
     int64_t pixels = (int64_t)u.band * x.width;
     if (normalized(&u))
         u.prepared = scratch_new(r, pixels * x.channels * 4);

@@ -159,6 +159,43 @@ norm norm_spatial(run *r, tensor x, norm n, const char *name, tensor map)
     return n;
 }
 
+/* Norms of the channels over all pixels of one item, by their mean: the partial sums again, added in row order. */
+static void response_of(tensor x, const float *sums, float eps, const float *gain, const float *bias, float *out)
+{
+    int c = x.channels;
+    double mean = 0;
+    for (int i = 0; i < c; i++) {
+        double square = 0;
+        for (int y = 0; y < x.height; y++)
+            square += (double)sums[((int64_t)y * 2 + 1) * c + i];
+        out[i] = (float)__builtin_sqrt(square);
+        mean += (double)out[i] / c;
+    }
+    for (int i = 0; i < c; i++) {
+        out[i] = 1 + gain[i] * (out[i] / ((float)mean + eps));
+        out[c + i] = bias[i];
+    }
+}
+
+norm response_norm(run *r, tensor x, const char *name, float eps)
+{
+    char full[NAME_BYTES];
+    snprintf(full, sizeof full, "%s.gamma", name);
+    int gain = use_vector(r, full, x.channels, 0);
+    snprintf(full, sizeof full, "%s.beta", name);
+    int bias = use_vector(r, full, x.channels, 0);
+    norm n = {.scale_shift = tensor_new(r, x.batch, 1, 2, x.channels), .act = ACT_NONE};
+    int64_t sums = scratch_new(r, (int64_t)x.batch * x.height * 2 * x.channels * 4);
+    if (r->live && run_ok(r)) {
+        take_sums(r, x, run_at(r, sums), NULL);
+        for (int64_t b = 0; b < x.batch; b++)
+            response_of(x, (const float *)run_at(r, sums) + b * x.height * 2 * x.channels, eps, stream_vector(r->stream, gain), stream_vector(r->stream, bias),
+                        tensor_data(r, n.scale_shift) + b * 2 * x.channels);
+    }
+    scratch_drop(r, sums);
+    return n;
+}
+
 typedef struct normalize_job {
     const run *r;
     tensor x, y;

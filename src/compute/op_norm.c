@@ -14,12 +14,20 @@ typedef struct rows_job {
     bool rms;
 } rows_job;
 
+/* y of row i, by batch item */
+static void modulate_row(const rows_job *j, int64_t i, float *y)
+{
+    size_t item = (size_t)(j->x.first_batch + i / tensor_tokens(j->x)) * j->table_stride;
+    for (int n = 0; n < j->x.channels; n++)
+        y[n] = y[n] * (1 + j->scale[item + (size_t)n]) + j->shift[item + (size_t)n];
+}
+
 static void norm_rows(void *ctx, int64_t task, int worker)
 {
     const rows_job *j = ctx;
     (void)worker;
     const kernels *k = j->r->k;
-    int64_t rows = tensor_rows(j->x), per_item = tensor_tokens(j->x);
+    int64_t rows = tensor_rows(j->x);
     int c = j->x.channels;
     for (int64_t i = task * ROWS_PER_TASK; i < (task + 1) * ROWS_PER_TASK && i < rows; i++) {
         const float *x = tensor_data(j->r, j->x) + i * c;
@@ -28,11 +36,8 @@ static void norm_rows(void *ctx, int64_t task, int worker)
             k->rms_norm(x, c, j->eps, j->gain, y);
         else
             k->layer_norm(x, c, j->eps, j->gain, j->bias, y);
-        if (!j->scale)
-            continue;
-        size_t item = (size_t)(j->x.first_batch + i / per_item) * j->table_stride;
-        for (int n = 0; n < c; n++)
-            y[n] = y[n] * (1 + j->scale[item + (size_t)n]) + j->shift[item + (size_t)n];
+        if (j->scale)
+            modulate_row(j, i, y);
     }
 }
 
@@ -62,6 +67,11 @@ tensor layer_norm(run *r, tensor x, const char *name, float eps)
     return norm_run(r, j);
 }
 
+tensor layer_norm_gain(run *r, tensor x, const char *name, float eps)
+{
+    return norm_run(r, (rows_job){.r = r, .x = x, .eps = eps, .gain = optional_vector(r, name, "weight", x.channels)});
+}
+
 tensor rms_norm(run *r, tensor x, const char *name, float eps)
 {
     rows_job j = {.r = r, .x = x, .eps = eps, .rms = true};
@@ -70,13 +80,36 @@ tensor rms_norm(run *r, tensor x, const char *name, float eps)
     return norm_run(r, j);
 }
 
+static void set_modulation(rows_job *j, table_row scale_row, table_row shift_row)
+{
+    j->scale = tensor_data(j->r, scale_row.of) + (size_t)scale_row.index * (size_t)j->x.channels;
+    j->shift = tensor_data(j->r, shift_row.of) + (size_t)shift_row.index * (size_t)j->x.channels;
+    j->table_stride = (size_t)(tensor_tokens(scale_row.of) * scale_row.of.channels);
+}
+
 tensor layer_norm_modulated(run *r, tensor x, float eps, table_row scale_row, table_row shift_row)
 {
     rows_job j = {.r = r, .x = x, .eps = eps};
-    if (r->live && run_ok(r)) {
-        j.scale = tensor_data(r, scale_row.of) + (size_t)scale_row.index * (size_t)x.channels;
-        j.shift = tensor_data(r, shift_row.of) + (size_t)shift_row.index * (size_t)x.channels;
-        j.table_stride = (size_t)(tensor_tokens(scale_row.of) * scale_row.of.channels);
-    }
+    if (r->live && run_ok(r))
+        set_modulation(&j, scale_row, shift_row);
     return norm_run(r, j);
+}
+
+static void modulate_rows(void *ctx, int64_t task, int worker)
+{
+    const rows_job *j = ctx;
+    int64_t rows = tensor_rows(j->x), first = task * ROWS_PER_TASK;
+    (void)worker;
+    for (int64_t i = first; i < first + ROWS_PER_TASK && i < rows; i++)
+        modulate_row(j, i, tensor_data(j->r, j->x) + i * j->x.channels);
+}
+
+tensor modulate(run *r, tensor x, table_row scale_row, table_row shift_row)
+{
+    rows_job j = {.r = r, .x = x};
+    if (r->live && run_ok(r)) {
+        set_modulation(&j, scale_row, shift_row);
+        threads_run(r->pool, (tensor_rows(x) + ROWS_PER_TASK - 1) / ROWS_PER_TASK, modulate_rows, &j);
+    }
+    return x;
 }

@@ -124,6 +124,23 @@ tensor copy(run *r, tensor x)
     return y;
 }
 
+static void guide_chunk(void *ctx, int64_t task, int worker)
+{
+    const chunk_job *j = ctx;
+    (void)worker;
+    float *out = j->x + task * CHUNK;
+    const float *a = j->y + task * CHUNK, *b = a + j->count;
+    for (size_t i = 0, n = chunk_of(j, task); i < n; i++)
+        out[i] = a[i] + j->by * (b[i] - a[i]);
+}
+
+tensor guide_halves(run *r, tensor x, float by)
+{
+    tensor y = tensor_new(r, x.batch / 2, x.height, x.width, x.channels);
+    each_chunk(r, (chunk_job){.r = r, .x = tensor_data(r, y), .y = tensor_data(r, x), .count = tensor_count(y), .by = by}, guide_chunk);
+    return y;
+}
+
 enum { ROWS_PER_TASK = 64 };
 
 typedef struct concat_job {
@@ -215,6 +232,13 @@ tensor sequence_of(tensor x)
     return x;
 }
 
+tensor rows_of(tensor x, int rows)
+{
+    x.width = rows;
+    x.channels /= rows;
+    return x;
+}
+
 tensor batch_of(tensor x, int batch)
 {
     x.width = x.batch * x.width / batch;
@@ -270,6 +294,32 @@ void output(run *r, tensor x, float *out)
 {
     if (r->live && run_ok(r))
         memcpy(out, tensor_data(r, x), (size_t)tensor_count(x) * 4);
+}
+
+typedef struct output_job {
+    const run *r;
+    tensor x;
+    int64_t first;
+    row_fn fn;
+    void *ctx;
+} output_job;
+
+static void output_row(void *ctx, int64_t task, int worker)
+{
+    const output_job *j = ctx;
+    (void)worker;
+    j->fn(j->ctx, j->first + task, tensor_data(j->r, j->x) + task * j->x.channels, j->x.channels);
+}
+
+void output_rows(run *r, const region *g, tensor x, bool in_order, row_fn fn, void *ctx)
+{
+    output_job j = {r, x, g->repeated ? g->row : 0, fn, ctx};
+    if (!r->live || !run_ok(r))
+        return;
+    if (!in_order)
+        threads_run(r->pool, tensor_rows(x), output_row, &j);
+    for (int64_t i = 0; in_order && i < tensor_rows(x); i++)
+        output_row(&j, i, 0);
 }
 
 void output_nchw(run *r, tensor x, int channels, float *out)

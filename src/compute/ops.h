@@ -10,6 +10,10 @@ tensor input(run *r, const float *data, int batch, int height, int width, int ch
 tensor input_nchw(run *r, const float *data, int batch, int channels, int height, int width);  /* latents, pictures */
 void output(run *r, tensor x, float *out);
 void output_nchw(run *r, tensor x, int channels, float *out); /* the first `channels` of x */
+/* Rows that are too many to keep: x is made of a slab of the region g, each of its rows is handed over with its number in the whole; one behind the
+ * other where `in_order`, else by any thread. */
+typedef void (*row_fn)(void *ctx, int64_t number, const float *row, int n);
+void output_rows(run *r, const region *g, tensor x, bool in_order, row_fn fn, void *ctx);
 
 /* ---- linear layers: weight NAME.weight [out, in], bias NAME.bias [out] ---- */
 typedef struct linear_options {
@@ -55,14 +59,19 @@ typedef struct conv_options {
     tensor add_to;         /* a residual of the result's shape: the result is written into it, in place; or NO_TENSOR */
 } conv_options;
 tensor conv(run *r, tensor x, const char *name, int out, conv_options o);
+/* Each channel by itself, to the same size: NAME.weight [c, 1, k, k], k odd. */
+tensor depthwise(run *r, tensor x, const char *name, int kernel, bool no_bias);
 tensor halve(run *r, tensor x, norm n); /* means of two by two pixels of the normalized x (NO_NORM: of x itself); maps, as conv's */
 tensor twice(run *r, tensor x);         /* every pixel two by two times */
 /* Every pixel becomes 2x2: a transposed convolution of kernel and stride 2. NAME.weight [out * 4, in], torch's [in, out, 2, 2] turned (import/draft.c). */
-tensor conv_transposed(run *r, tensor x, const char *name, int out, norm before);
+tensor conv_transposed(run *r, tensor x, const char *name, int out, bool no_bias, norm before);
 
 /* ---- norms over channels; gain NAME.weight, bias NAME.bias; name NULL: none ---- */
 tensor layer_norm(run *r, tensor x, const char *name, float eps);
+tensor layer_norm_gain(run *r, tensor x, const char *name, float eps); /* it has no bias */
 tensor rms_norm(run *r, tensor x, const char *name, float eps);
+/* Of an image, over all pixels of an item (ConvNeXt V2): x * (1 + gain * |x| / mean |x|) + bias, with NAME.gamma, NAME.beta; for normalize(). */
+norm response_norm(run *r, tensor x, const char *name, float eps);
 /* layer_norm without gain, then x * (1 + scale) + shift (adaLN) */
 tensor layer_norm_modulated(run *r, tensor x, float eps, table_row scale, table_row shift);
 
@@ -71,6 +80,8 @@ tensor activate(run *r, tensor x, activation act);          /* in place */
 tensor act_mul(run *r, activation act, tensor x, tensor y); /* act(x) * y, in place on x */
 tensor add(run *r, tensor x, tensor y);                     /* in place on x */
 tensor add_row(run *r, tensor x, table_row row);            /* to every token of its batch item, in place on x */
+tensor modulate(run *r, tensor x, table_row scale, table_row shift); /* x * (1 + scale) + shift by batch item, in place */
+tensor guide_halves(run *r, tensor x, float scale);         /* [2 b, ...] -> [b, ...]: the first half + scale * (the second - the first) */
 tensor gated_halves(run *r, activation act, tensor x);      /* [b, t, 2 n] -> first half * act(second half) (GEGLU) */
 tensor scale(run *r, tensor x, float by);                   /* in place */
 tensor affine(run *r, tensor x, float by, float plus);      /* x * by + plus, in place */
@@ -83,6 +94,7 @@ tensor concat_tokens(run *r, tensor x, tensor y);           /* [b, t, c] and [b,
 tensor mean_tokens(run *r, tensor x);                       /* [b, t, c] -> [b, 1, c] */
 tensor image_of(tensor x, int height, int width);           /* the same rows seen as an image, and back: */
 tensor sequence_of(tensor x);
+tensor rows_of(tensor x, int rows);                         /* [b, 1, rows * c] seen as [b, rows, c], for table_row */
 tensor batch_of(tensor x, int batch);                       /* [1, b * t, c] seen as [b, t, c] */
 tensor pick_rows(run *r, tensor x, const int32_t *at, int count); /* [b, t, c] -> [count, 1, c]: rows at[i] of its b * t */
 tensor mean_rows(run *r, tensor x, const int32_t *count);  /* [b, t, c] -> [b, 1, c]: the mean of each item's first count[b] rows */

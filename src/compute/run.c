@@ -261,15 +261,17 @@ static void shape_text(char *out, size_t room, int dims, const int64_t *shape)
         n += (size_t)snprintf(out + n, room - n, "%s%" PRId64, i ? "x" : "", shape[i]);
 }
 
-/* Trailing ones do not count: a 1x1 convolution is a linear layer. */
+/* Trailing ones do not count: a 1x1 convolution is a linear layer; nor do leading ones of a vector. */
 static bool same_shape(const weight *w, int dims, const int64_t *shape)
 {
-    int have = w->dims;
+    int have = w->dims, lead = 0;
     while (have > dims && w->shape[have - 1] == 1)
         have--;
     while (dims > have && shape[dims - 1] == 1)
         dims--;
-    return have == dims && memcmp(w->shape, shape, (size_t)dims * sizeof *shape) == 0;
+    while (have - lead > dims && w->shape[lead] == 1)
+        lead++;
+    return have - lead == dims && memcmp(w->shape + lead, shape, (size_t)dims * sizeof *shape) == 0;
 }
 
 static const weight *find_shaped(run *r, const char *name, int dims, const int64_t *shape, matrix_shape m)
@@ -357,21 +359,29 @@ int use_matrix(run *r, const char *name, weight_role role, int64_t rows, int ker
     return r->use = n + 1, n;
 }
 
-int use_vector(run *r, const char *name, int64_t rows, int64_t columns)
+static int use_small(run *r, const char *name, int dims, const int64_t *shape, matrix_shape m)
 {
     if (!run_ok(r))
         return -1;
-    int64_t shape[2] = {rows, columns ? columns : 1};
-    matrix_shape m = {columns ? rows : 1, 1, (int32_t)(columns ? columns : rows)};
-    const weight *w = find_shaped(r, name, columns ? 2 : 1, shape, m);
+    const weight *w = find_shaped(r, name, dims, shape, m);
     if (!w)
         return -1;
     if (r->live)
         return take_use(r, w);
     int n = add_use(r, (plan_use){.weight = w, .role = ROLE_VECTOR, .matrix = m, .region = r->region});
     if (n >= 0)
-        r->plan->vector_bytes += round_up((size_t)(rows * (columns ? columns : 1)) * 4, 64);
+        r->plan->vector_bytes += round_up((size_t)(m.rows * m.taps * m.depth) * 4, 64);
     return r->use = n + 1, n;
+}
+
+int use_vector(run *r, const char *name, int64_t rows, int64_t columns)
+{
+    return use_small(r, name, columns ? 2 : 1, (int64_t[2]){rows, columns ? columns : 1}, (matrix_shape){columns ? rows : 1, 1, (int32_t)(columns ? columns : rows)});
+}
+
+int use_kernels(run *r, const char *name, int64_t channels, int kernel)
+{
+    return use_small(r, name, 4, (int64_t[4]){channels, 1, kernel, kernel}, (matrix_shape){channels, kernel * kernel, 1});
 }
 
 int use_embedding(run *r, const char *name, int64_t rows, int64_t depth, int64_t gathered)

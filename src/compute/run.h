@@ -96,6 +96,7 @@ void run_operations(run *r, double operations);
  * A matrix may be stored [rows, depth], or [rows, depth, 1, 1]; a convolution [rows, depth, kh, kw]. */
 int use_matrix(run *r, const char *name, weight_role role, int64_t rows, int kernel, int64_t depth, double times);
 int use_vector(run *r, const char *name, int64_t rows, int64_t columns); /* columns 0: a vector of `rows` */
+int use_kernels(run *r, const char *name, int64_t channels, int kernel); /* a vector of one kernel a channel, [channels, 1, k, k] */
 int use_embedding(run *r, const char *name, int64_t rows, int64_t depth, int64_t gathered);
 bool weight_exists(run *r, const char *name); /* for optional ones; imagined models: true */
 

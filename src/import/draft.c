@@ -140,14 +140,14 @@ void draft_blob_add(draft *d, const char *name, uint64_t bytes) { draft_blob_fro
 
 /* ---- packing ---- */
 
-/* What a tensor is as a matrix: [rows][depth], a convolution [rows][depth][taps] as PyTorch keeps it. */
+/* What a tensor is as a matrix: [rows][depth], a convolution [rows][depth][taps] as PyTorch keeps it; [1, 1, 1, n] is a vector. */
 static bool shape_matrix(draft *d, weight *w)
 {
     int64_t depth = 1, taps = 1;
     const int64_t *s = w->shape;
     w->matrix.rows = w->dims > 1 ? s[0] : 1;
     bool ok = true;
-    if (w->dims == 4) {
+    if (w->dims == 4 && (s[0] != 1 || s[1] != 1 || s[2] != 1)) {
         ok = !__builtin_mul_overflow(s[2], s[3], &taps);
         depth = s[1];
     } else {

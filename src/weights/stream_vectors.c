@@ -7,6 +7,7 @@ static bool load_vector(stream *s, int use, size_t at, status *st)
     const plan_use *u = &s->plan->use[use];
     const weight *w = u->weight;
     size_t row = type_unit_bytes(w->type, &u->matrix), bytes = row * (size_t)u->matrix.rows;
+    int64_t floats = (int64_t)u->matrix.taps * u->matrix.depth; /* several taps: kernels of one channel each, in the file's order */
     if (type_of(w->type)->panels || w->type == TYPE_Q8_ROWS || w->parts != 1 || w->part[0].bytes < bytes)
         return status_set(st, STATUS_BAD_FILE, "%s: tensor %s/%s: %s is no type for a vector", s->source->path, w->component, w->name, type_of(w->type)->name);
     if (s->source->container && !stream_check_extent(s, w, w->part[0].extent, st))
@@ -14,7 +15,7 @@ static bool load_vector(stream *s, int use, size_t at, status *st)
     uint8_t *raw = mem_alloc(1, bytes, "vector", st);
     if (raw && io_read(s->source->file[w->file], w->part[0].offset, raw, bytes, st))
         for (int64_t r = 0; r < u->matrix.rows; r++)
-            type_row_to_f32(s->k, w->type, u->matrix.depth, raw + (size_t)r * row, s->vectors + at + (size_t)(r * u->matrix.depth));
+            type_row_to_f32(s->k, w->type, floats, raw + (size_t)r * row, s->vectors + at + (size_t)(r * floats));
     mem_free(raw);
     return status_ok(st);
 }
@@ -53,7 +54,7 @@ bool stream_load_vectors(stream *s, status *st)
         }
         s->vector_at[i] = at;
         load_vector(s, i, at, st);
-        at += round_up((size_t)(u->matrix.rows * u->matrix.depth), 16);
+        at += round_up((size_t)(u->matrix.rows * u->matrix.taps * u->matrix.depth), 16);
     }
     return status_ok(st);
 }
