@@ -49,7 +49,6 @@ typedef struct kept {
 struct embedding_store {
     kept *entry;
     int entries, room;
-    uint64_t bytes;
 };
 
 embedding_store *embedding_store_open(status *st) { return mem_alloc(1, sizeof(embedding_store), "embeddings", st); }
@@ -62,8 +61,6 @@ void embedding_store_close(embedding_store *s)
         mem_free(s->entry);
     mem_free(s);
 }
-
-uint64_t embedding_store_bytes(const embedding_store *s) { return s ? s->bytes : 0; }
 
 static bool store_find(const embedding_store *s, embedding_key k, const embedding *out)
 {
@@ -98,7 +95,6 @@ static void store_keep(embedding_store *s, embedding_key k, const embedding *in)
     if (in->pooled_floats)
         memcpy(data + in->token_floats, in->pooled, in->pooled_floats * sizeof(float));
     s->entry[s->entries++] = (kept){k, {data, data + in->token_floats, in->token_floats, in->pooled_floats}};
-    s->bytes += floats * sizeof(float);
 }
 
 /* ---- what earlier ones have left on the disk ---- */

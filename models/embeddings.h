@@ -26,6 +26,5 @@ void embedding_keep(const engine *e, embedding_key k, const embedding *in);
 
 embedding_store *embedding_store_open(status *st);
 void embedding_store_close(embedding_store *s);     /* NULL is fine */
-uint64_t embedding_store_bytes(const embedding_store *s); /* for the budget */
 
 #endif

@@ -9,21 +9,28 @@
 
 #include "base/mem.h"
 #include "import/json.h"
-#include "models/embeddings.h"
 
-/* Besides what the plan counts, a process holds its code, its libraries' code and data, stacks, what malloc keeps, and page cache that the
- * kernel's read-ahead brought in for them: measured from outside, 8 to 9 MiB (SPEED.md). A constant, not a reading of the moment, so
- * that the least budget named is the same in every run, and is enough; what the plan predicts counts the usual. */
-enum { PROCESS_BYTES = 12 << 20, USUAL_PROCESS_BYTES = 8 << 20, THREAD_BYTES = 128 << 10 };
+/* Besides what the plan counts, a process holds its code and its libraries' (base/footprint.h), what was allocated before the pipeline began, and the rest:
+ * the kernel's tables, stacks, what malloc keeps, libraries' data. The rest was measured from outside as 0.4 to 1.2 MiB with 1 to 4 threads (SPEED.md). All are
+ * the same in every run, so that the least budget named is, too, and is enough. */
+enum { REST_BYTES = 1536 << 10, USUAL_REST_BYTES = 384 << 10, THREAD_BYTES = 128 << 10, USUAL_THREAD_BYTES = 96 << 10 };
 
 static uint64_t process_base_bytes(const engine *e)
 {
-    return PROCESS_BYTES + (uint64_t)threads_count(e->pool) * THREAD_BYTES;
+    return e->code.most + e->process_bytes + REST_BYTES + (uint64_t)threads_count(e->pool) * THREAD_BYTES;
+}
+
+/* What the base has to spare in a usual run. */
+static uint64_t spare_base_bytes(const engine *e)
+{
+    return e->code.most - e->code.usual + REST_BYTES - USUAL_REST_BYTES + (uint64_t)threads_count(e->pool) * (THREAD_BYTES - USUAL_THREAD_BYTES);
 }
 
 bool engine_open(engine *e, const source *src, const request *q, result *report, status *st)
 {
-    *e = (engine){.source = src, .request = q, .st = st, .report = report, .held_bytes = embedding_store_bytes(q->store)};
+    mem_trim();
+    *e = (engine){.source = src, .request = q, .st = st, .report = report, .code = footprint_of_code(),
+                  .process_bytes = mem_in_use()};
     bool known = true;
     e->k = q->kernels ? kernels_by_name(q->kernels, &known) : kernels_best();
     if (!e->k)
@@ -166,7 +173,7 @@ static void fill_row(stage *s, uint64_t base)
     row->parameters = parameters_of(&s->plan);
     if (s->plan.scratch_bytes > s->e->report->scratch_bytes)
         s->e->report->scratch_bytes = s->plan.scratch_bytes;
-    uint64_t peak = base - (PROCESS_BYTES - USUAL_PROCESS_BYTES) + row->arena_bytes + row->ring_bytes + row->resident_bytes;
+    uint64_t peak = base - spare_base_bytes(s->e) + row->arena_bytes + row->ring_bytes + row->resident_bytes;
     if (peak > s->e->report->predicted_peak)
         s->e->report->predicted_peak = peak;
 }
@@ -228,6 +235,7 @@ bool stage_open(stage *s)
     engine *e = s->e;
     if (s->plan.imagined_count)
         return status_set(e->st, STATUS_BAD_FILE, "%s: %s has a config but no weights", e->source->path, s->plan.stage);
+    mem_trim(); /* of tokenizers, and of plans that did not fit */
     s->memory_bytes = round_up(s->plan.arena_bytes + 64, 1 << 16);
     s->memory = mem_map_huge(s->memory_bytes, s->plan.stage, e->st);
     if (s->memory)

@@ -2,6 +2,7 @@
 #ifndef PENSTOCK_STAGE_H
 #define PENSTOCK_STAGE_H
 
+#include "base/footprint.h"
 #include "compute/run.h"
 #include "models/pipeline.h"
 
@@ -13,6 +14,8 @@ typedef struct engine {          /* what the stages of a pipeline share */
     status *st;
     uint64_t held_bytes;         /* what the pipeline itself holds between stages: text, latents, pictures */
     result *report;
+    footprint code;
+    uint64_t process_bytes;      /* what there was before the pipeline: the source's tables, pictures to begin with */
 } engine;
 
 typedef void (*forward_fn)(run *r, const void *ctx);

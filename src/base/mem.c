@@ -1,6 +1,9 @@
 #define _GNU_SOURCE
 #include "base/mem.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -31,6 +34,13 @@ static bool told_to_fail(void)
 
 void mem_fail_at(long n) { atomic_store(&fail_at, n); }
 long mem_fail_left(void) { return atomic_load(&fail_at); }
+void mem_trim(void)
+{
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
+}
+
 size_t mem_in_use(void) { return atomic_load(&in_use); }
 size_t mem_peak(void) { return atomic_load(&peak); }
 

@@ -24,6 +24,7 @@ void mem_unmap(void *p, size_t bytes);
 void *mem_map_huge(size_t bytes, const char *what, status *st);
 void mem_touch(void *p, size_t bytes);
 
+void mem_trim(void);     /* what malloc keeps of what was freed goes back to the system, as far as it can */
 size_t mem_in_use(void); /* bytes, both kinds */
 size_t mem_peak(void);
 
