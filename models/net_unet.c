@@ -2,7 +2,8 @@
  * (Luo et al. 2023, arXiv 2310.04378). Reference: diffusers, models/unets/unet_2d_condition.py, unet_2d_blocks.py, transformers/transformer_2d.py.
  * Pitfalls: attention_head_dim is the number of heads; group norms have eps 1e-5, those before attention 1e-6, layer norms 1e-5; GEGLU's
  * second half is the gate, in the erf form; latents that do not halve evenly go back up to the size of the skip connection. Where SD 1.5 has
- * 1x1 convolutions, SD 2 and SDXL have linear layers: the same product. Skip connections are read again, so nothing adds to them in place. */
+ * 1x1 convolutions, SD 2 and SDXL have linear layers: the same product. Skip connections are read again, so nothing adds to them in place; they wait in
+ * the scratch file where memory is short, and are joined to what comes up from below only as the convolutions read both. */
 #include "models/net_unet_impl.h"
 
 #include <math.h>
@@ -12,6 +13,7 @@ const name_alias unet_aliases[] = {{NULL, NULL}};
 
 /* ---- conditions ---- */
 
+static const tensor none = {0}; /* nothing beside */
 static const linear_options plain = {0}, no_bias = {.no_bias = true}, edge = {.edge = true}, edge_no_bias = {.no_bias = true, .edge = true};
 
 /* linear - act - linear */
@@ -56,26 +58,33 @@ static tensor embed_time(run *r, const unet_config *c, const unet_inputs *in)
 
 static conv_options conv3(norm before, tensor add_to)
 {
-    return (conv_options){.kernel = 3, .stride = 1, .padding = 1, .before = before, .add_to = add_to};
+    return (conv_options){.kernel = 3, .stride = 1, .padding = 1, .before = before, .add_to = add_to, .sums = true};
 }
 
-static tensor resnet(run *r, const context *k, tensor x, int channels, const char *block, int i)
+/* Of x, with a skip connection beside it or none. map: only convolutions and norms read the result. */
+static tensor resnet(run *r, const context *k, tensor x, tensor beside, int channels, bool map, const char *block, int i)
 {
     const unet_config *c = k->c;
     scope in = enter(r, "%s.resnets.%d", block, i);
-    tensor h = conv(r, x, "conv1", channels, conv3(group_norm(r, x, "norm1", c->groups, c->eps, c->act), NO_TENSOR));
     tensor t = linear(r, k->time, "time_emb_proj", c->scale_shift ? 2 * channels : channels, edge);
-    if (!c->scale_shift)
-        h = add_row(r, h, (table_row){t, 0});
+    conv_options first = conv3(group_norm_beside(r, x, beside, "norm1", c->groups, c->eps, c->act), NO_TENSOR);
+    first.beside = beside;
+    first.plus = c->scale_shift ? (table_row){0} : (table_row){t, 0};
+    first.map = true;
+    tensor h = conv(r, x, "conv1", channels, first);
     norm n = group_norm(r, h, "norm2", c->groups, c->eps, c->act);
     if (c->scale_shift) {
         tensor rows = image_of(t, 1, 2);
         rows.channels = channels;
         n = norm_modulated(r, n, (table_row){rows, 0}, (table_row){rows, 1});
     }
-    conv_options one = {.kernel = 1, .stride = 1, .before = NO_NORM, .add_to = NO_TENSOR};
-    tensor s = x.channels == channels ? copy(r, x) : conv(r, x, "conv_shortcut", channels, one);
-    return leave(r, in, conv(r, h, "conv2", channels, conv3(n, s)));
+    conv_options one = {.kernel = 1, .stride = 1, .before = NO_NORM, .beside = beside, .add_to = NO_TENSOR, .map = map}, last = conv3(n, NO_TENSOR);
+    last.map = map;
+    if (x.channels + beside.channels == channels)
+        last.add = x;
+    else
+        last.add_to = conv(r, x, "conv_shortcut", channels, one);
+    return leave(r, in, conv(r, h, "conv2", channels, last));
 }
 
 static tensor attend(run *r, tensor into, tensor h, tensor from, int heads, const char *name)
@@ -128,41 +137,52 @@ static tensor transformer(run *r, const context *k, tensor x, int depth, int hea
     return leave(r, in, image_of(x, height, width));
 }
 
+/* x will be read on the way up: until then a copy may wait in the scratch file. */
+static tensor keep(run *r, skips *s, tensor x)
+{
+    x = take_sums(r, x);
+    s->x[s->count++] = map_copy(r, x);
+    return x;
+}
+
+/* The last one kept has been read on the way down: it stays where it waits. */
+static void passed(run *r, const skips *s, tensor x)
+{
+    if (s->x[s->count - 1].place != x.place)
+        drop(r, x);
+}
+
 static tensor down_block(run *r, const context *k, int i, tensor x, skips *s)
 {
     const unet_level *l = &k->c->level[i];
     char block[32];
     snprintf(block, sizeof block, "down_blocks.%d", i);
     for (int n = 0; n < l->layers; n++) {
-        x = resnet(r, k, x, l->channels, block, n);
+        tensor y = resnet(r, k, x, none, l->channels, !l->down_attention, block, n);
+        passed(r, s, x);
+        x = y;
         if (l->down_attention)
             x = transformer(r, k, x, l->down_depth[n], l->heads, l->only_cross, block, n);
-        s->x[s->count++] = x;
+        x = keep(r, s, x);
     }
     if (i == k->c->levels - 1)
         return x;
     scope in = enter(r, "%s.downsamplers.0", block);
-    x = leave(r, in, conv(r, x, "conv", l->channels, (conv_options){.kernel = 3, .stride = 2, .padding = 1, .before = NO_NORM, .add_to = NO_TENSOR}));
-    return s->x[s->count++] = x;
+    conv_options half = conv3(NO_NORM, NO_TENSOR);
+    half.stride = 2;
+    tensor y = leave(r, in, conv(r, x, "conv", l->channels, half));
+    passed(r, s, x);
+    return keep(r, s, y);
 }
 
 static tensor middle_block(run *r, const context *k, tensor x)
 {
     const unet_level *l = &k->c->level[k->c->levels - 1];
-    x = resnet(r, k, x, l->channels, "mid_block", 0);
+    x = resnet(r, k, x, none, l->channels, !k->c->middle_attention, "mid_block", 0);
     if (k->c->middle_attention)
         x = transformer(r, k, x, l->down_depth[0], l->heads, false, "mid_block", 0);
-    tensor y = resnet(r, k, x, l->channels, "mid_block", 1);
+    tensor y = resnet(r, k, x, none, l->channels, true, "mid_block", 1);
     drop(r, x);
-    return y;
-}
-
-/* x and the skip connection side by side; both are done with */
-static tensor join(run *r, tensor x, tensor skip)
-{
-    tensor both[2] = {x, skip}, y = concat_channels(r, both, 2);
-    drop(r, x);
-    drop(r, skip);
     return y;
 }
 
@@ -172,9 +192,10 @@ static tensor up_block(run *r, const context *k, int i, tensor x, skips *s)
     char block[32];
     snprintf(block, sizeof block, "up_blocks.%d", k->c->levels - 1 - i);
     for (int n = 0; n <= l->layers; n++) {
-        tensor both = join(r, x, s->x[--s->count]);
-        x = resnet(r, k, both, l->channels, block, n);
-        drop(r, both);
+        tensor skip = s->x[--s->count], y = resnet(r, k, x, skip, l->channels, !l->up_attention, block, n);
+        drop(r, x);
+        drop(r, skip);
+        x = y;
         if (l->up_attention)
             x = transformer(r, k, x, l->up_depth[n], l->heads, l->only_cross, block, n);
     }
@@ -201,14 +222,18 @@ void unet_denoise(run *r, const unet_config *c, const unet_inputs *in)
     conv_options ends = conv3(NO_NORM, NO_TENSOR);
     ends.edge = true;
     tensor latents = input_nchw(r, in->latents, in->batch, c->in_channels, in->height, in->width);
-    tensor x = down.x[down.count++] = conv(r, latents, "conv_in", c->level[0].channels, ends);
+    tensor x = conv(r, latents, "conv_in", c->level[0].channels, ends);
+    x = c->simple ? (down.x[down.count++] = x) : keep(r, &down, x);
     drop(r, latents);
     for (int i = 0; i < c->levels; i++)
         x = c->simple ? simple_down(r, &k, i, x, &down) : down_block(r, &k, i, x, &down);
-    x = !c->middle ? copy(r, x) : c->simple ? simple_middle(r, &k, x) : middle_block(r, &k, x);
+    tensor lowest = !c->middle ? copy(r, x) : c->simple ? simple_middle(r, &k, x) : middle_block(r, &k, x);
+    passed(r, &down, x);
+    x = lowest;
     for (int i = c->levels - 1; i >= 0; i--)
         x = c->simple ? simple_up(r, &k, i, x, &down) : up_block(r, &k, i, x, &down);
     ends.before = group_norm(r, x, "conv_norm_out", c->groups, c->eps, c->act);
+    ends.sums = false;
     output_nchw(r, conv(r, x, "conv_out", c->out_channels, ends), c->out_channels, in->noise);
 }
 

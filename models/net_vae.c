@@ -78,7 +78,7 @@ static norm norm_of(run *r, const half *v, tensor x, const char *name, activatio
 
 static conv_options conv3(norm before, tensor add_to, bool map)
 {
-    return (conv_options){.kernel = 3, .stride = 1, .padding = 1, .before = before, .add_to = add_to, .map = map};
+    return (conv_options){.kernel = 3, .stride = 1, .padding = 1, .before = before, .add_to = add_to, .map = map, .sums = true};
 }
 
 /* map: in the up blocks, whose tensors only convolutions and norms read */
@@ -100,7 +100,7 @@ static tensor attend(run *r, const half *v, tensor x, int i)
     scope in = enter(r, "attentions.%d", i);
     int height = x.height, width = x.width, n = x.channels;
     norm by = norm_of(r, v, x, v->map.place < 0 ? "group_norm" : "spatial_norm", ACT_NONE);
-    x = sequence_of(x);
+    x = sequence_of(changed(r, x));
     packed_keys packed = keys_new(r, x.batch, tensor_tokens(x), n, 1);
     region keys = region_rows(r, x);
     for (tensor t; region_next(r, &keys, &t);) {

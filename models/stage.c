@@ -241,7 +241,7 @@ bool stage_open(stage *s)
     if (s->memory)
         mem_touch(s->memory, s->memory_bytes);
     if (s->memory && s->plan.scratch_bytes)
-        s->scratch = scratch_open(e->request->scratch, s->plan.scratch_bytes, e->st);
+        s->scratch = scratch_open(e->request->scratch, s->plan.scratch_bytes, 0, e->st);
     if (s->memory && status_ok(e->st))
         s->stream = stream_open(&s->plan, e->source, &s->how, s->passes * (1 + e->request->rehearsals), e->k, e->st);
     s->run.base = s->memory;

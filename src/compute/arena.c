@@ -3,7 +3,7 @@
 #include <assert.h>
 #include <string.h>
 
-enum { ALIGN = 64 };
+enum { ALIGN = 64, LARGE = 1 << 16, PAGE = 4096 }; /* large blocks begin where direct reads and writes can */
 
 void arena_reset(arena *a)
 {
@@ -21,8 +21,10 @@ int64_t arena_alloc(arena *a, int64_t bytes)
         bytes = ALIGN;
     int at = 0;
     int64_t place = 0;
-    for (; at < a->count && a->block[at].place - place < bytes; at++)
+    for (; at < a->count && a->block[at].place - place < bytes; at++) {
         place = a->block[at].place + a->block[at].bytes;
+        place = bytes >= LARGE ? (place + PAGE - 1) / PAGE * PAGE : place;
+    }
     memmove(&a->block[at + 1], &a->block[at], (size_t)(a->count - at) * sizeof a->block[0]);
     a->block[at] = (arena_block){place, bytes, a->serial++};
     a->count++;
@@ -47,9 +49,9 @@ void arena_free(arena *a, int64_t place)
     assert(!"arena_free: no such block");
 }
 
-void arena_free_since(arena *a, uint64_t mark, int64_t keep)
+void arena_free_since(arena *a, uint64_t mark, int64_t keep, int64_t keep_too)
 {
     for (int i = a->count - 1; i >= 0; i--)
-        if (a->block[i].serial >= mark && a->block[i].place != keep)
+        if (a->block[i].serial >= mark && a->block[i].place != keep && a->block[i].place != keep_too)
             remove_at(a, i);
 }

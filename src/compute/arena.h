@@ -23,6 +23,6 @@ typedef struct arena {
 void arena_reset(arena *a);
 int64_t arena_alloc(arena *a, int64_t bytes);           /* -1: more than ARENA_BLOCKS are live */
 void arena_free(arena *a, int64_t place);
-void arena_free_since(arena *a, uint64_t mark, int64_t keep); /* keep: a place that stays, or -1 */
+void arena_free_since(arena *a, uint64_t mark, int64_t keep, int64_t keep_too); /* places that stay, or -1 */
 
 #endif

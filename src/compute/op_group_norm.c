@@ -74,26 +74,17 @@ static void sums_task(void *ctx, int64_t task, int worker)
     j->r->k->channel_sums(j->rows + task * j->x.width * j->x.channels, (size_t)j->x.width, j->x.channels, s, s + j->x.channels);
 }
 
-/* The partial sums of the rows of one item, added in row order in double. */
-static void scale_shift_of(tensor x, const float *sums, int groups, float eps, const float *gain, const float *bias, float *out)
+void sum_rows(const run *r, tensor x, int64_t first, int64_t rows, const float *at)
 {
-    int c = x.channels, per = c / groups;
-    for (int g = 0; g < groups; g++) {
-        double sum = 0, square = 0, n = (double)tensor_tokens(x) * per;
-        for (int y = 0; y < x.height; y++) {
-            const float *s = sums + (int64_t)y * 2 * c + g * per;
-            for (int i = 0; i < per; i++) {
-                sum += (double)s[i];
-                square += (double)s[c + i];
-            }
-        }
-        double mean = sum / n, var = square / n - mean * mean, inv = 1 / __builtin_sqrt((var > 0 ? var : 0) + (double)eps);
-        for (int i = g * per; i < (g + 1) * per; i++) {
-            double by = gain ? (double)gain[i] : 1, plus = bias ? (double)bias[i] : 0;
-            out[i] = (float)(inv * by);
-            out[c + i] = (float)(plus - mean * inv * by);
-        }
-    }
+    sums_job j = {r, x, at, (float *)run_at(r, x.sums) + first * 2 * x.channels};
+    if (run_ok(r))
+        threads_run(r->pool, rows, sums_task, &j);
+}
+
+tensor sums_new(run *r, tensor x)
+{
+    x.sums = scratch_new(r, (int64_t)x.batch * x.height * 2 * x.channels * 4);
+    return x;
 }
 
 static int rows_at_once(const run *r, tensor x)
@@ -102,21 +93,15 @@ static int rows_at_once(const run *r, tensor x)
     return rows < 1 ? 1 : rows > x.height ? x.height : (int)rows;
 }
 
-static void take_sums(run *r, tensor x, float *sums, float *band)
+static void sum_map(run *r, tensor x, float *band)
 {
-    sums_job j = {r, x, in_scratch(x) ? band : tensor_data(r, x), sums};
-    if (!in_scratch(x)) {
-        threads_run(r->pool, (int64_t)x.batch * x.height, sums_task, &j);
-        return;
-    }
     int step = rows_at_once(r, x);
     for (int item = 0; item < x.batch; item++)
         for (int y = 0; y < x.height; y += step) {
             int rows = x.height - y < step ? x.height - y : step;
             if (!map_read(r, x, item, y, rows, band))
                 return;
-            j.sums = sums + ((int64_t)item * x.height + y) * 2 * x.channels;
-            threads_run(r->pool, rows, sums_task, &j);
+            sum_rows(r, x, (int64_t)item * x.height + y, rows, band);
         }
 }
 
@@ -127,23 +112,85 @@ static int part_of(run *r, const char *name, const char *part, int64_t rows, int
     return use_vector(r, full, rows, columns);
 }
 
+tensor take_sums(run *r, tensor x)
+{
+    if (x.sums >= 0 || !run_ok(r))
+        return x;
+    x = sums_new(r, x);
+    int64_t band = in_scratch(x) ? scratch_new(r, (int64_t)rows_at_once(r, x) * x.width * x.channels * 4) : -1;
+    if (r->live && in_scratch(x))
+        sum_map(r, x, run_at(r, band));
+    else if (r->live)
+        sum_rows(r, x, 0, (int64_t)x.batch * x.height, tensor_data(r, x));
+    scratch_drop(r, band);
+    return x;
+}
+
+/* A map's row of sums for channel c of the two side by side. */
+typedef struct sum_pair {
+    const float *of[2];
+    int channels[2];
+} sum_pair;
+
+static sum_pair sums_of(const run *r, const tensor part[2], int item)
+{
+    sum_pair s = {{NULL, NULL}, {part[0].channels, part[1].channels}};
+    for (int i = 0; i < 2 && part[i].batch > 0; i++)
+        s.of[i] = (const float *)run_at(r, part[i].sums) + (int64_t)item * part[i].height * 2 * part[i].channels;
+    return s;
+}
+
+/* Sums of one group: row by row, and in a row channel by channel, in double. */
+static void group_sums(const sum_pair *p, int height, int first, int count, double *sum, double *square)
+{
+    *sum = *square = 0;
+    for (int y = 0; y < height; y++)
+        for (int c = first; c < first + count; c++) {
+            int i = c >= p->channels[0], n = p->channels[i];
+            const float *s = p->of[i] + (int64_t)y * 2 * n + (i ? c - p->channels[0] : c);
+            *sum += (double)s[0];
+            *square += (double)s[n];
+        }
+}
+
+static void scale_shift_of(tensor x, int channels, const sum_pair *sums, int groups, float eps, const float *gain, const float *bias, float *out)
+{
+    int per = channels / groups;
+    for (int g = 0; g < groups; g++) {
+        double sum, square, n = (double)tensor_tokens(x) * per;
+        group_sums(sums, x.height, g * per, per, &sum, &square);
+        double mean = sum / n, var = square / n - mean * mean, inv = 1 / __builtin_sqrt((var > 0 ? var : 0) + (double)eps);
+        for (int i = g * per; i < (g + 1) * per; i++) {
+            double by = gain ? (double)gain[i] : 1, plus = bias ? (double)bias[i] : 0;
+            out[i] = (float)(inv * by);
+            out[channels + i] = (float)(plus - mean * inv * by);
+        }
+    }
+}
+
+norm group_norm_beside(run *r, tensor x, tensor beside, const char *name, int groups, float eps, activation act)
+{
+    int channels = x.channels + beside.channels;
+    int gain = name ? part_of(r, name, "weight", channels, 0) : -1, bias = name ? part_of(r, name, "bias", channels, 0) : -1;
+    norm n = {.scale_shift = tensor_new(r, x.batch, 1, 2, channels), .act = act};
+    tensor part[2] = {take_sums(r, x), beside.batch > 0 ? take_sums(r, beside) : beside};
+    if (run_ok(r) && (groups <= 0 || channels % groups))
+        status_set(r->st, STATUS_BAD_FILE, "%s: %s%s: %d channels do not divide into %d groups", r->component, r->prefix, name ? name : "norm", channels, groups);
+    for (int b = 0; r->live && b < x.batch && run_ok(r); b++) {
+        sum_pair sums = sums_of(r, part, b);
+        scale_shift_of(x, channels, &sums, groups, eps, name ? stream_vector(r->stream, gain) : NULL, name ? stream_vector(r->stream, bias) : NULL,
+                       tensor_data(r, n.scale_shift) + (int64_t)b * 2 * channels);
+    }
+    if (x.sums < 0)
+        scratch_drop(r, part[0].sums);
+    if (beside.batch > 0 && beside.sums < 0)
+        scratch_drop(r, part[1].sums);
+    return n;
+}
+
 norm group_norm(run *r, tensor x, const char *name, int groups, float eps, activation act)
 {
-    int gain = name ? part_of(r, name, "weight", x.channels, 0) : -1, bias = name ? part_of(r, name, "bias", x.channels, 0) : -1;
-    norm n = {.scale_shift = tensor_new(r, x.batch, 1, 2, x.channels), .act = act};
-    int64_t sums = scratch_new(r, (int64_t)x.batch * x.height * 2 * x.channels * 4);
-    int64_t band = in_scratch(x) ? scratch_new(r, (int64_t)rows_at_once(r, x) * x.width * x.channels * 4) : -1;
-    if (run_ok(r) && (groups <= 0 || x.channels % groups))
-        status_set(r->st, STATUS_BAD_FILE, "%s: %s%s: %d channels do not divide into %d groups", r->component, r->prefix, name ? name : "norm", x.channels, groups);
-    if (r->live && run_ok(r)) {
-        take_sums(r, x, run_at(r, sums), run_at(r, band));
-        for (int b = 0; b < x.batch && run_ok(r); b++)
-            scale_shift_of(x, (float *)run_at(r, sums) + (int64_t)b * x.height * 2 * x.channels, groups, eps, name ? stream_vector(r->stream, gain) : NULL,
-                           name ? stream_vector(r->stream, bias) : NULL, tensor_data(r, n.scale_shift) + (int64_t)b * 2 * x.channels);
-    }
-    scratch_drop(r, band);
-    scratch_drop(r, sums);
-    return n;
+    return group_norm_beside(r, x, (tensor){0}, name, groups, eps, act);
 }
 
 norm norm_spatial(run *r, tensor x, norm n, const char *name, tensor map)

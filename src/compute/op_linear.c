@@ -18,7 +18,7 @@ static tensor linear_into(run *r, tensor x, const char *name, int out, linear_op
     }
     if (!run_ok(r))
         return NO_TENSOR;
-    tensor y = adding ? into : tensor_like(r, x, out);
+    tensor y = adding ? changed(r, into) : tensor_like(r, x, out);
     matrix_shape m = {out, 1, x.channels};
     int64_t scratch = scratch_new(r, product_scratch(r, use, &m, tensor_rows(x)));
     if (r->live && run_ok(r)) {

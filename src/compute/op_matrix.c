@@ -83,9 +83,9 @@ static void prepare_rows(void *ctx, int64_t task, int worker)
     const prepare_job *j = ctx;
     const product *p = j->p;
     int depth = p->m.depth, padded = depth_padded(depth);
-    float *tmp = (float *)(p->scratch + j->at.worker + worker * j->at.worker_bytes);
+    float *tmp = (float *)(p->scratch + j->at.worker + worker * j->at.worker_bytes); /* a worker's memory has room for many rows */
     for (int64_t row = task * 16; row < (task + 1) * 16 && row < p->x_rows; row++) {
-        const float *x = p->x + row * depth;
+        const float *x = p->source ? p->source(p->source_ctx, row, tmp + padded) : p->x + row * depth;
         if (j->integer)
             p->r->k->quantize_row(x, depth, padded, j->block, tmp, (int8_t *)p->scratch + j->at.quantized + row * padded,
                                   (float *)(p->scratch + j->at.scales) + row, (int32_t *)(p->scratch + j->at.sums) + row);
@@ -160,14 +160,18 @@ static void finish(const slice_job *j, const worker_memory *w, int64_t t0, int n
         float *y = w->tile + (size_t)t * 128, *out = p->out + (size_t)(t0 + t) * p->out_stride + row0;
         if (p->bias)
             k->add_gated(y, p->bias + row0, NULL, (size_t)rows);
+        int64_t item = p->first_item + (p->plus || p->gate ? (t0 + t) / p->rows_per_item : 0);
+        if (p->plus)
+            k->add_gated(y, p->plus + (size_t)item * p->plus_stride + row0, NULL, (size_t)rows);
         if (p->act != ACT_NONE)
             k->activate(p->act, y, y, (size_t)rows);
         if (!p->adding) {
             memcpy(out, y, (size_t)rows * 4);
             continue;
         }
-        const float *gate = p->gate ? p->gate + (size_t)(p->first_item + (t0 + t) / p->rows_per_item) * p->gate_stride + row0 : NULL;
-        k->add_gated(out, y, gate, (size_t)rows);
+        if (p->add)
+            memcpy(out, p->add + (size_t)(t0 + t) * p->out_stride + row0, (size_t)rows * 4);
+        k->add_gated(out, y, p->gate ? p->gate + (size_t)item * p->gate_stride + row0 : NULL, (size_t)rows);
     }
 }
 

@@ -6,6 +6,9 @@
 
 /* Where the rows of the left operand are: result row t, tap s reads input row `index`. -1: zeros (padding). */
 typedef int64_t (*tap_row)(const void *ctx, int64_t t, int s);
+/* Input row `row`, m.depth floats; `out` has room for them. Asked for once a row, as it is quantized: no whole input need exist as the
+ * product sees it. */
+typedef const float *(*source_row)(const void *ctx, int64_t row, float *out);
 
 typedef struct product {
     run *r;
@@ -14,13 +17,18 @@ typedef struct product {
     int64_t rows;            /* of the result */
     tap_row tap;             /* NULL: one tap, row t itself */
     const void *tap_ctx;
-    const float *x;          /* input rows, m.depth floats each */
-    /* the result: out[(row) * out_stride + n]; value = act(product + bias), then * gate, then added when `adding` */
+    const float *x;          /* input rows, m.depth floats each; or, where the matrix is of an integer type, by `source`: */
+    source_row source;
+    const void *source_ctx;
+    /* the result: out[(row) * out_stride + n]; value = act(product + bias + plus), then * gate, then added when `adding` */
     float *out;
     size_t out_stride;
     const float *bias;
     activation act;
+    const float *plus;       /* by batch item: plus + item * plus_stride; NULL none */
+    size_t plus_stride;
     bool adding;
+    const float *add;        /* adding: what to, if not to what stands in out; its rows lie as those of out */
     const float *gate;       /* by batch item: gate + item * gate_stride; NULL none */
     size_t gate_stride;
     int64_t rows_per_item;

@@ -24,7 +24,7 @@ typedef struct linear_options {
 tensor linear(run *r, tensor x, const char *name, int out, linear_options o); /* [b, t, in] -> [b, t, out] */
 /* into += linear(x) [* gate], in place: the residual. gate: a row of a modulation (below) or NO_ROW. */
 typedef struct table_row { tensor of; int index; } table_row; /* row `index` of a [batch, rows, c] tensor, by batch item */
-#define NO_ROW ((table_row){{0, 0, 0, 0, 0, -1, -1}, 0})
+#define NO_ROW ((table_row){{0, 0, 0, 0, 0, -1, -1, -1}, 0})
 tensor linear_add(run *r, tensor into, tensor x, const char *name, table_row gate, linear_options o);
 
 /* ---- convolutions: NAME.weight [out, in, k, k], NAME.bias [out]; x is an image ---- */
@@ -39,8 +39,11 @@ typedef struct norm {      /* group normalization whose statistics are taken; th
     activation act;
     spatial_norm spatial;
 } norm;
-#define NO_NORM ((norm){.scale_shift = {0, 0, 0, 0, 0, -1, -1}, .act = ACT_NONE})
+#define NO_NORM ((norm){.scale_shift = {0, 0, 0, 0, 0, -1, -1, -1}, .act = ACT_NONE})
 norm group_norm(run *r, tensor x, const char *name, int groups, float eps, activation act); /* name NULL: neither gain nor bias */
+/* Of x and `beside` (or {0}), whose channels come behind x's. */
+norm group_norm_beside(run *r, tensor x, tensor beside, const char *name, int groups, float eps, activation act);
+tensor take_sums(run *r, tensor x);         /* x with the sums that group norms of it need, so that several share them */
 tensor normalize(run *r, tensor x, norm n); /* the normalized tensor itself; x may be a region's slab of what `n` was taken of */
 norm norm_modulated(run *r, norm n, table_row scale, table_row shift); /* n, then * (1 + scale) + shift, before its activation */
 /* n of x, then * conv_y(map) + conv_b(map), 1x1 convolutions NAME.conv_y, NAME.conv_b of a smaller map [b, h, w, few], stretched to x by nearest pixels. */
@@ -56,7 +59,11 @@ typedef struct conv_options {
     activation act;        /* applied to the result, a residual included */
     float divisor;         /* of the result, a residual included, before `act`; 0: none */
     norm before;           /* NO_NORM: none */
-    tensor add_to;         /* a residual of the result's shape: the result is written into it, in place; or NO_TENSOR */
+    tensor beside;         /* its channels come behind x's, as if both were one; or {0} */
+    table_row plus;        /* added to every row of its batch item; or {0} */
+    tensor add;            /* a residual of the result's shape, added, which stays as it is; or {0} */
+    tensor add_to;         /* a residual that the result is written into, in place; or NO_TENSOR */
+    bool sums;             /* a group norm reads the result: take its sums as it is made. Whoever changes it in place then calls changed(). */
 } conv_options;
 tensor conv(run *r, tensor x, const char *name, int out, conv_options o);
 /* Each channel by itself, to the same size: NAME.weight [c, 1, k, k], k odd. */

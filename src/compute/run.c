@@ -31,8 +31,8 @@ scope enter(run *r, const char *format, ...)
 tensor leave(run *r, scope s, tensor keep)
 {
     r->prefix[s.prefix_length] = 0;
-    arena_free_since(&r->arena, s.mark, keep.owner);
-    arena_free_since(&r->maps, s.map_mark, keep.owner - MAP_PLACE);
+    arena_free_since(&r->arena, s.mark, keep.owner, keep.sums);
+    arena_free_since(&r->maps, s.map_mark, keep.owner - MAP_PLACE, -1);
     return keep;
 }
 
@@ -56,7 +56,7 @@ void scratch_drop(run *r, int64_t place)
 
 tensor tensor_new(run *r, int batch, int height, int width, int channels)
 {
-    tensor t = {batch, height, width, channels, 0, -1, -1};
+    tensor t = {batch, height, width, channels, 0, -1, -1, -1};
     if (batch <= 0 || height <= 0 || width <= 0 || channels <= 0) {
         status_set(r->st, STATUS_BAD_FILE, "%s %s: an activation of [%d, %d x %d, %d]", r->component, r->prefix, batch, height, width, channels);
         return t;
@@ -83,6 +83,15 @@ void drop(run *r, tensor t)
         arena_free(&r->maps, t.owner - MAP_PLACE);
     else if (t.place >= 0 && t.place == t.owner)
         scratch_drop(r, t.place);
+    if (t.place == t.owner)
+        scratch_drop(r, t.sums);
+}
+
+tensor changed(run *r, tensor t)
+{
+    scratch_drop(r, t.sums);
+    t.sums = -1;
+    return t;
 }
 
 /* ---- maps in the scratch file ---- */
@@ -92,7 +101,7 @@ tensor map_new(run *r, int batch, int height, int width, int channels)
     int64_t bytes = (int64_t)batch * height * width * channels * 4;
     if (!r->lever.scratch_bytes || bytes < r->lever.scratch_bytes || height < 2)
         return tensor_new(r, batch, height, width, channels);
-    tensor t = {batch, height, width, channels, 0, -1, -1};
+    tensor t = {batch, height, width, channels, 0, -1, -1, -1};
     if (run_ok(r))
         t.place = t.owner = arena_alloc(&r->maps, bytes) + MAP_PLACE;
     if (!r->live && (uint64_t)r->maps.peak > r->plan->scratch_bytes)
@@ -105,14 +114,46 @@ static uint64_t map_offset(tensor t, int item, int row)
     return (uint64_t)(t.place - MAP_PLACE) + ((uint64_t)item * (uint64_t)t.height + (uint64_t)row) * (uint64_t)t.width * (uint64_t)t.channels * 4;
 }
 
-bool map_read(run *r, tensor t, int item, int row, int rows, float *out)
+static size_t map_bytes(tensor t, int rows) { return (size_t)rows * (size_t)t.width * (size_t)t.channels * 4; }
+
+uint64_t map_fetch(run *r, tensor t, int item, int row, int rows, float *out)
 {
-    return run_ok(r) && scratch_read(r->scratch, map_offset(t, item, row), out, (size_t)rows * (size_t)t.width * (size_t)t.channels * 4, r->st);
+    return run_ok(r) ? scratch_read(r->scratch, map_offset(t, item, row), out, map_bytes(t, rows)) : 0;
 }
 
-bool map_write(run *r, tensor t, int item, int row, int rows, const float *data)
+uint64_t map_store(run *r, tensor t, int item, int row, int rows, const float *data)
 {
-    return run_ok(r) && scratch_write(r->scratch, map_offset(t, item, row), data, (size_t)rows * (size_t)t.width * (size_t)t.channels * 4, r->st);
+    return run_ok(r) ? scratch_write(r->scratch, map_offset(t, item, row), data, map_bytes(t, rows)) : 0;
+}
+
+bool map_wait(run *r, uint64_t number)
+{
+    return number == 0 || scratch_wait(r->scratch, number, r->st);
+}
+
+bool map_read(run *r, tensor t, int item, int row, int rows, float *out)
+{
+    return map_wait(r, map_fetch(r, t, item, row, rows, out)) && run_ok(r);
+}
+
+tensor map_copy(run *r, tensor x)
+{
+    if (in_scratch(x) || !run_ok(r))
+        return x;
+    tensor y = map_new(r, x.batch, x.height, x.width, x.channels);
+    if (!in_scratch(y)) {
+        drop(r, y);
+        return x;
+    }
+    if (x.sums >= 0) {
+        int64_t bytes = (int64_t)x.batch * x.height * 2 * x.channels * 4;
+        y.sums = scratch_new(r, bytes);
+        if (r->live && run_ok(r))
+            memcpy(run_at(r, y.sums), run_at(r, x.sums), (size_t)bytes);
+    }
+    if (r->live && run_ok(r))
+        map_wait(r, map_store(r, y, 0, 0, x.batch * x.height, tensor_data(r, x)));
+    return y;
 }
 
 void run_operations(run *r, double operations)
@@ -160,6 +201,7 @@ static void region_leave(run *r, region *g)
 static tensor slab_of(const region *g)
 {
     tensor t = g->x;
+    t.sums = -1;
     if (!g->repeated)
         return t;
     int64_t tokens = tensor_tokens(t), in_item = g->row % tokens;
@@ -177,7 +219,7 @@ bool region_next(run *r, region *g, tensor *slab)
     if (!g->begun) {
         region_enter(r, g);
     } else {
-        arena_free_since(&r->arena, g->mark, -1);
+        arena_free_since(&r->arena, g->mark, -1, -1);
         int64_t tokens = run_ok(r) ? tensor_tokens(g->x) : 1, in_item = g->row % tokens; /* after an error x has no shape */
         g->row += g->repeated ? (tokens - in_item < g->step ? tokens - in_item : g->step) : 1;
         g->uses = r->use - g->first_use;
@@ -224,6 +266,13 @@ bool weight_exists(run *r, const char *name)
 {
     char full[NAME_BYTES];
     return run_ok(r) && full_name(r, name, full) && (r->imagine || look_up(r, full));
+}
+
+bool weight_is_integer(run *r, const char *name)
+{
+    char full[NAME_BYTES];
+    const weight *w = run_ok(r) && !r->imagine && full_name(r, name, full) ? look_up(r, full) : NULL;
+    return w && type_of(w->type)->integer;
 }
 
 static const weight *imagine(run *r, const char *name, int dims, const int64_t *shape, matrix_shape m)

@@ -58,6 +58,7 @@ typedef struct scope {
 scope enter(run *r, const char *format, ...) __attribute__((format(printf, 2, 3)));
 tensor leave(run *r, scope s, tensor keep);
 void drop(run *r, tensor t);
+tensor changed(run *r, tensor t);             /* its values are others now: the sums taken of it no longer hold */
 
 /* A row-local stretch: `for (tensor s; region_next(r, &g, &s);)` hands out views of x, slab by slab (in PLAN the largest one, once); what an
  * iteration allocates is freed at its end, its weights stay until the region ends. Ops inside write back into views in place. */
@@ -72,7 +73,7 @@ region region_rows(run *r, tensor x);
 bool region_next(run *r, region *g, tensor *slab);
 
 /* ---- for ops ---- */
-static const tensor NO_TENSOR = {0, 0, 0, 0, 0, -1, -1};
+static const tensor NO_TENSOR = {0, 0, 0, 0, 0, -1, -1, -1};
 static inline bool run_ok(const run *r) { return r->st->code == STATUS_OK; }
 tensor tensor_new(run *r, int batch, int height, int width, int channels);
 tensor tensor_like(run *r, tensor x, int channels);
@@ -88,7 +89,11 @@ static inline float *tensor_data(const run *r, tensor t) { return (float *)run_a
 static inline bool in_scratch(tensor t) { return t.place >= MAP_PLACE; }
 tensor map_new(run *r, int batch, int height, int width, int channels);
 bool map_read(run *r, tensor t, int item, int row, int rows, float *out);
-bool map_write(run *r, tensor t, int item, int row, int rows, const float *data);
+/* The same without waiting, and the other way: what was begun is done in that order; map_wait returns when the one with that number is. */
+uint64_t map_fetch(run *r, tensor t, int item, int row, int rows, float *out);
+uint64_t map_store(run *r, tensor t, int item, int row, int rows, const float *data);
+bool map_wait(run *r, uint64_t number);
+tensor map_copy(run *r, tensor x); /* a copy of x in the scratch file; x itself where the plan keeps maps of its size in memory */
 
 void run_operations(run *r, double operations);
 
@@ -99,6 +104,7 @@ int use_vector(run *r, const char *name, int64_t rows, int64_t columns); /* colu
 int use_kernels(run *r, const char *name, int64_t channels, int kernel); /* a vector of one kernel a channel, [channels, 1, k, k] */
 int use_embedding(run *r, const char *name, int64_t rows, int64_t depth, int64_t gathered);
 bool weight_exists(run *r, const char *name); /* for optional ones; imagined models: true */
+bool weight_is_integer(run *r, const char *name);
 
 bool run_begin(run *r);                       /* LIVE: a pass begins */
 bool run_end(run *r);                         /* all uses were taken */

@@ -14,6 +14,7 @@ typedef struct tensor {
     int32_t first_batch;   /* a view of a slab: the batch item its first row belongs to */
     int64_t place;         /* arena offset in bytes of the first element; -1: no tensor (an error has happened, or optional) */
     int64_t owner;         /* arena offset of the allocation it lies in (a view's differs from place) */
+    int64_t sums;          /* of a map: arena offset of the sums of its rows, [batch, height, 2, channels]; -1: not taken */
 } tensor;
 
 static inline int64_t tensor_tokens(tensor t) { return (int64_t)t.height * t.width; }
