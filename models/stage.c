@@ -49,8 +49,9 @@ void engine_close(engine *e)
 
 static const levers ladder[] = { /* from roomy to narrow: slabs of tokens, bands of maps, then maps in the scratch file */
     {0, 16 << 20, 0}, {0, 4 << 20, 0}, {4096, 4 << 20, 0}, {2048, 2 << 20, 0}, {1024, 2 << 20, 0}, {512, 1 << 20, 0},
-    {1024, 8 << 20, 64 << 20}, {512, 4 << 20, 32 << 20}, {256, 2 << 20, 16 << 20}, {128, 1 << 20, 8 << 20}, {64, 512 << 10, 4 << 20},
-    {64, 256 << 10, 1 << 20}, {32, 128 << 10, 256 << 10},
+    /* two bands of each are at hand then */
+    {1024, 4 << 20, 64 << 20}, {512, 2 << 20, 32 << 20}, {512, 2 << 20, 16 << 20}, {256, 1 << 20, 8 << 20}, {128, 512 << 10, 4 << 20},
+    {64, 256 << 10, 2 << 20}, {64, 128 << 10, 1 << 20}, {32, 64 << 10, 256 << 10},
 };
 static const uint64_t unit_ladder[] = {4 << 20, 2 << 20, 1 << 20, 512 << 10, 256 << 10, 64 << 10, 1};
 enum { READERS = 4 }; /* with a ring of 32 MiB they were the fastest of 1 to 4 (SPEED.md): one is as fast alone, but not beside the products */
@@ -75,6 +76,8 @@ static uint64_t needs(const stage *s, uint64_t unit, uint64_t ring)
     return s->plan.arena_bytes + stream_fixed_bytes(&s->plan, unit) + ring;
 }
 
+/* Room that is left goes to weights in flight, then to maps of the scratch file, which are written and read at least once a pass, then to weights
+ * that stay. */
 static void fill_residency(stage *s, uint64_t room, uint64_t unit, uint64_t ring)
 {
     uint64_t left = room - needs(s, unit, ring), more = ring + 8 * unit > MOST_RING ? MOST_RING : ring + 8 * unit;
@@ -85,6 +88,8 @@ static void fill_residency(stage *s, uint64_t room, uint64_t unit, uint64_t ring
         ring += add;
         left -= add;
     }
+    s->window_bytes = s->plan.scratch_bytes < left ? s->plan.scratch_bytes : left;
+    left -= s->window_bytes;
     s->how = (residency){.ring_bytes = ring, .unit_bytes = unit, .pin_bytes = left > 1 << 20 && s->passes > 1 ? left - (1 << 18) : 0,
                           .readers = READERS};
 }
@@ -163,7 +168,7 @@ static void fill_row(stage *s, uint64_t base)
 {
     stage_report *row = s->row;
     uint64_t pins = s->how.pin_bytes < s->plan.stream_bytes ? s->how.pin_bytes : s->plan.stream_bytes;
-    row->arena_bytes = s->plan.arena_bytes;
+    row->arena_bytes = s->plan.arena_bytes + s->window_bytes;
     row->ring_bytes = s->how.mapped || pins == s->plan.stream_bytes ? 0 : s->how.ring_bytes;
     row->resident_bytes = s->how.mapped ? s->plan.stream_bytes + s->plan.vector_bytes : pins + stream_fixed_bytes(&s->plan, s->how.unit_bytes);
     row->stream_bytes = s->plan.gather_bytes + (s->how.mapped ? s->plan.stream_bytes : pins + (s->plan.stream_bytes - pins) * (uint64_t)s->passes);
@@ -241,7 +246,7 @@ bool stage_open(stage *s)
     if (s->memory)
         mem_touch(s->memory, s->memory_bytes);
     if (s->memory && s->plan.scratch_bytes)
-        s->scratch = scratch_open(e->request->scratch, s->plan.scratch_bytes, 0, e->st);
+        s->scratch = scratch_open(e->request->scratch, s->plan.scratch_bytes, s->window_bytes, e->st);
     if (s->memory && status_ok(e->st))
         s->stream = stream_open(&s->plan, e->source, &s->how, s->passes * (1 + e->request->rehearsals), e->k, e->st);
     s->run.base = s->memory;

@@ -27,6 +27,7 @@ typedef struct stage {
     run run;
     levers lever;
     residency how;
+    uint64_t window_bytes;       /* of the scratch file, kept in memory */
     int passes;
     stream *stream;
     scratch_file *scratch;
