@@ -261,7 +261,7 @@ static void conv_live(conv_state *c, bool repeated)
 {
     run *r = c->r;
     int bands = c->band ? c->y.batch * ((c->y.height + c->band - 1) / c->band) : 1;
-    uint64_t stored = 0;
+    uint64_t stored[2] = {0, 0};  /* by turn: the last band's memory is free again */
     band b = band_number(c, 0);
     fetch(c, &b, NULL);
     if (repeated)
@@ -271,16 +271,18 @@ static void conv_live(conv_state *c, bool repeated)
         if (n && repeated)
             stream_region_again(r->stream);
         map_wait(r, b.ready);
+        map_wait(r, stored[b.turn]);
         if (n + 1 < bands) {
             next = band_number(c, n + 1);
             fetch(c, &next, &b);
         }
         conv_band(c, &b);
         if (in_scratch(c->y))
-            stored = map_store(r, c->y, b.item, b.first, b.rows, result_rows(c, &b));
+            stored[b.turn] = map_store(r, c->y, b.item, b.first, b.rows, result_rows(c, &b));
         b = next;
     }
-    map_wait(r, stored);
+    map_wait(r, stored[0]);
+    map_wait(r, stored[1]);
     if (repeated)
         stream_region_end(r->stream);
 }

@@ -136,6 +136,11 @@ bool map_read(run *r, tensor t, int item, int row, int rows, float *out)
     return map_wait(r, map_fetch(r, t, item, row, rows, out)) && run_ok(r);
 }
 
+bool map_write(run *r, tensor t, int item, int row, int rows, const float *data)
+{
+    return map_wait(r, map_store(r, t, item, row, rows, data)) && run_ok(r);
+}
+
 tensor map_copy(run *r, tensor x)
 {
     if (in_scratch(x) || !run_ok(r))
@@ -152,7 +157,7 @@ tensor map_copy(run *r, tensor x)
             memcpy(run_at(r, y.sums), run_at(r, x.sums), (size_t)bytes);
     }
     if (r->live && run_ok(r))
-        map_wait(r, map_store(r, y, 0, 0, x.batch * x.height, tensor_data(r, x)));
+        map_write(r, y, 0, 0, x.batch * x.height, tensor_data(r, x));
     return y;
 }
 

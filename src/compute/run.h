@@ -89,6 +89,7 @@ static inline float *tensor_data(const run *r, tensor t) { return (float *)run_a
 static inline bool in_scratch(tensor t) { return t.place >= MAP_PLACE; }
 tensor map_new(run *r, int batch, int height, int width, int channels);
 bool map_read(run *r, tensor t, int item, int row, int rows, float *out);
+bool map_write(run *r, tensor t, int item, int row, int rows, const float *data);
 /* The same without waiting, and the other way: what was begun is done in that order; map_wait returns when the one with that number is. */
 uint64_t map_fetch(run *r, tensor t, int item, int row, int rows, float *out);
 uint64_t map_store(run *r, tensor t, int item, int row, int rows, const float *data);
