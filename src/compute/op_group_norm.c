@@ -232,14 +232,12 @@ norm response_norm(run *r, tensor x, const char *name, float eps)
     snprintf(full, sizeof full, "%s.beta", name);
     int bias = use_vector(r, full, x.channels, 0);
     norm n = {.scale_shift = tensor_new(r, x.batch, 1, 2, x.channels), .act = ACT_NONE};
-    int64_t sums = scratch_new(r, (int64_t)x.batch * x.height * 2 * x.channels * 4);
-    if (r->live && run_ok(r)) {
-        take_sums(r, x, run_at(r, sums), NULL);
-        for (int64_t b = 0; b < x.batch; b++)
-            response_of(x, (const float *)run_at(r, sums) + b * x.height * 2 * x.channels, eps, stream_vector(r->stream, gain), stream_vector(r->stream, bias),
-                        tensor_data(r, n.scale_shift) + b * 2 * x.channels);
-    }
-    scratch_drop(r, sums);
+    tensor summed = take_sums(r, x);
+    for (int64_t b = 0; r->live && run_ok(r) && b < x.batch; b++)
+        response_of(x, (const float *)run_at(r, summed.sums) + b * x.height * 2 * x.channels, eps, stream_vector(r->stream, gain), stream_vector(r->stream, bias),
+                    tensor_data(r, n.scale_shift) + b * 2 * x.channels);
+    if (x.sums < 0)
+        scratch_drop(r, summed.sums);
     return n;
 }
 
