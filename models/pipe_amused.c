@@ -400,8 +400,7 @@ static bool decode_only(const source *src, const request *q, const float *latent
         *p = (amused){0};
     bool ok = p && engine_open(&p->e, src, q, out, st) && read_networks(p);
     size_t count = ok ? (size_t)(shape[0] * shape[2] * shape[3]) * (size_t)(shape[1] ? shape[1] : 1) : 0;
-    if (ok && shape[1] && shape[1] != p->decode.config.latent_channels)
-        ok = status_set(st, STATUS_BAD_FILE, "the latents have %lld channels, %s decodes %d, or tokens", (long long)shape[1], src->path, p->decode.config.latent_channels);
+    ok = ok && latents_fit(src, &p->decode.config, shape, st);
     if (ok) {
         p->images = (int)shape[0];
         p->rows = (int)shape[2];

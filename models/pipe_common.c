@@ -169,6 +169,15 @@ static void vae_forward(run *r, const void *ctx)
         vae_decode(r, &v->config, in->latents, 1, v->height, v->width, in->image);
 }
 
+bool latents_fit(const source *src, const vae_config *c, const int64_t shape[4], status *st)
+{
+    if (shape[1] == c->latent_channels || (shape[1] == 0 && c->codes))
+        return true;
+    if (shape[1] == 0)
+        return status_set(st, STATUS_BAD_FILE, "%s: decodes latents of %d channels, these are tokens, for which it has no codebook", src->path, c->latent_channels);
+    return status_set(st, STATUS_BAD_FILE, "%s: decodes latents of %d channels, these have %lld", src->path, c->latent_channels, (long long)shape[1]);
+}
+
 bool vae_stage_plan(vae_stage *v, engine *e, const char *component, int latent_height, int latent_width, int images)
 {
     v->height = latent_height;

@@ -46,6 +46,8 @@ typedef struct vae_stage {
     bool from_tokens;   /* what is decoded are numbers of codebook entries */
     stage stage;
 } vae_stage;
+/* Can this decoder take latents (or tokens: 0 channels) of that shape? */
+bool latents_fit(const source *src, const vae_config *c, const int64_t shape[4], status *st);
 bool vae_stage_plan(vae_stage *v, engine *e, const char *component, int latent_height, int latent_width, int images);
 /* latents [images, channels, h, w], scaled as the denoiser has them, or tokens [images, h, w]; image [images, 3, H, W] in -1..1 */
 bool vae_stage_run(vae_stage *v, engine *e, const float *latents, int images, float *image);

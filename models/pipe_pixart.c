@@ -369,9 +369,9 @@ static bool decode_only(const source *src, const request *q, const float *latent
     pixart *p = mem_alloc(1, sizeof *p, "pipeline", st);
     *out = (result){0};
     bool ok = p && setup(p, src, q, out, st, sigma);
-    if (ok && shape[1] != p->vae.latent_channels)
-        ok = status_set(st, STATUS_BAD_FILE, "the latents have %lld channels, %s decodes %d", (long long)shape[1], src->path, p->vae.latent_channels);
+    ok = ok && latents_fit(src, &p->vae, shape, st);
     if (ok) {
+        p->decode.from_tokens = shape[1] == 0;
         p->images = (int)shape[0];
         p->latent_height = (int)shape[2];
         p->latent_width = (int)shape[3];
@@ -381,7 +381,7 @@ static bool decode_only(const source *src, const request *q, const float *latent
         ok = p->latents && vae_stage_plan(&p->decode, &p->e, "vae", p->latent_height, p->latent_width, p->images);
     }
     if (ok) {
-        memcpy(p->latents, latents, latent_floats(p) * (size_t)p->images * 4);
+        memcpy(p->latents, latents, latent_floats(p) / (size_t)(p->decode.from_tokens ? p->vae.latent_channels : 1) * (size_t)p->images * 4);
         ok = decode_pictures(p);
     }
     if (p)

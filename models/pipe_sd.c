@@ -359,9 +359,9 @@ static bool decode_only(const source *src, const request *q, const float *latent
     if (p)
         *p = (sd){.kind = kind, .prefix = ""};
     bool ok = p && engine_open(&p->e, src, q, out, st) && read_networks(p);
-    if (ok && shape[1] != p->vae.latent_channels)
-        ok = status_set(st, STATUS_BAD_FILE, "the latents have %lld channels, %s decodes %d", (long long)shape[1], src->path, p->vae.latent_channels);
+    ok = ok && latents_fit(src, &p->vae, shape, st);
     if (ok) {
+        p->decode.from_tokens = shape[1] == 0;
         p->images = (int)shape[0];
         p->latent_height = (int)shape[2];
         p->latent_width = (int)shape[3];
@@ -372,7 +372,7 @@ static bool decode_only(const source *src, const request *q, const float *latent
         ok = p->latents && vae_stage_plan(&p->decode, &p->e, sd_vae(p), p->latent_height, p->latent_width, p->images);
     }
     if (ok) {
-        memcpy(p->latents, latents, sd_latent_floats(p) * (size_t)p->images * 4);
+        memcpy(p->latents, latents, sd_latent_floats(p) / (size_t)(p->decode.from_tokens ? p->vae.latent_channels : 1) * (size_t)p->images * 4);
         ok = decode_pictures(p);
     }
     if (p)

@@ -71,15 +71,12 @@ static bool vae_decode_latents(const source *src, const request *q, const float 
     vae_config c;
     if (!read_vae(src, &c, st))
         return false;
-    bool tokens = shape[1] == 0;
-    if (tokens && !c.codes)
-        return status_set(st, STATUS_BAD_FILE, "what is to be decoded are tokens, %s has no codebook: it decodes latents of %d channels", src->path, c.latent_channels);
-    if (!tokens && shape[1] != c.latent_channels)
-        return status_set(st, STATUS_BAD_FILE, "the latents have %lld channels, %s decodes %d", (long long)shape[1], src->path, c.latent_channels);
+    if (!latents_fit(src, &c, shape, st))
+        return false;
     if (shape[0] < 1 || shape[0] > 1024 || shape[2] < 1 || shape[2] > 8192 || shape[3] < 1 || shape[3] > 8192)
         return status_set(st, STATUS_BAD_FILE, "the latents are %lldx%lldx%lldx%lld, of which no picture can be made", (long long)shape[0], (long long)shape[1],
                           (long long)shape[2], (long long)shape[3]);
-    return decode(src, q, latents, tokens, (int)shape[0], (int)shape[2], (int)shape[3], out, st);
+    return decode(src, q, latents, shape[1] == 0, (int)shape[0], (int)shape[2], (int)shape[3], out, st);
 }
 
 static bool vae_plan(const source *src, const request *q, result *out, status *st)

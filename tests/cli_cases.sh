@@ -487,6 +487,37 @@ sd_checkpoint() { # painting goes on with the same noise behind the mask
 sd_container() { penstock quantize "$D/models/$1" -o c.penstock --type q8 -q && is 0 && penstock generate -m c.penstock -p fox --steps 2 -q -o out.png -i "$picture" --strength 0.8 && works; }
 sd_file() { printf 'a fox\n{"prompt":"a dog","negative_prompt":"rain","seed":3}\n' >f && penstock generate -m "$D/models/$1" --prompt-file f --steps 2 -s 1 -q -o x.png --no-cache && is 0 && penstock generate -m "$D/models/$1" -p "a dog" -n rain -s 3 --steps 2 -q -o y.png --no-cache && same y.png x_2.png; }
 sd_encode() { penstock encode -m "$D/models/xl" -p fox -n rain -o e -q && is 0 && penstock generate -m "$D/models/xl" --embeddings e --steps 2 -q -o a.png --trace a && is 0 && penstock generate -m "$D/models/xl" -p fox -n rain --steps 2 -q -o b.png --no-cache --trace b && same a b; }
+# aMUSEd: tokens in place of latents
+T=$(dirname "$FIXTURES")/amused
+amused() { penstock generate -m "$T/models/small" -p "a red fox" --steps 4 -s 1 -q -o out.png --no-cache "$@"; works; }
+amused_tokens() { # saved, traced, decoded, gone on from; by the pipeline and by the decoder alone
+    amused --save-latents l --trace t && mv out.png a.png && penstock decode -m "$T/models/small" -i l -o b.png -q && is 0 &&
+        penstock decode -m "$T/models/small/vqvae" -i t -o c.png -q && is 0 && same b.png c.png && amused --load-latents t && same a.png out.png
+}
+amused_same() { # any threads, any budget
+    amused -t 1 -b 2 && mv out.png a.png && mv out_2.png a_2.png && amused -t 3 -b 2 --memory-budget 14M && same a.png out.png && same a_2.png out_2.png
+}
+amused_together() { # each as alone, tokens drawn
+    printf '{"prompt": "a red fox", "seed": 3}\n{"prompt": "a dog", "seed": 4, "output": "second.png"}\n' >p
+    penstock generate -m "$T/models/small" --prompt-file p --steps 3 -q -o first.png && is 0 || return 1
+    amused --steps 3 -s 3 && same first.png out.png && amused -p "a dog" --steps 3 -s 4 && same second.png out.png
+}
+amused_refused() {
+    for o in "-W 15" "--sampling-method euler" "--scheduler karras" "--mask $T/pictures/blob.png" "-i $T/pictures/odd.png --strength 0.01" "--temperature -1"; do
+        penstock generate -m "$T/models/small" -p fox -q -o out.png $o; is 2 && sentence && [ ! -e out.png ] || return 1
+    done
+    penstock generate -m "$S" -p fox -q --temperature 1 -o out.png; is 2 && sentence temperature && [ ! -e out.png ]
+}
+vq_decode() { # its folder, the original's file, a container; what it cannot decode
+    V=$(dirname "$FIXTURES")/vq
+    for m in lookup taming.ckpt; do
+        e=$V/expected/${m%.ckpt}.safetensors
+        penstock decode -m "$V/$m" -i "$e" -o a.png -q && is 0 && penstock quantize "$V/$m" -o m.penstock --type f32 -q && is 0 &&
+            penstock decode -m m.penstock -i "$e" -o b.png -q --memory-budget 24M && is 0 && same a.png b.png || return 1
+    done
+    amused --save-latents l && penstock decode -m "$D/models/classic" -i l -o d.png -q; is 3 && sentence channels && [ ! -e d.png ]
+}
+
 sd_decode() { sd --save-latents l && penstock decode -m "$D/models/classic" -i l -o b.png -q && is 0 && [ -s b.png ]; }
 
 
@@ -726,6 +757,11 @@ try 'prompt file: Stable Diffusion' sd_file classic
 try 'prompt file: SDXL' sd_file xl
 try 'embeddings of two encoders' sd_encode
 try 'latents of Stable Diffusion' sd_decode
+try 'tokens saved, decoded, loaded' amused_tokens
+try 'tokens: threads, budget' amused_same
+try 'tokens: prompts together' amused_together
+try 'tokens: what cannot be' amused_refused
+try 'codebook: decode' vq_decode
 
 [ $skipped -eq 0 ] || echo "$skipped skipped"
 echo "$passed passed, $failed failed"

@@ -150,6 +150,23 @@ Test(resume, stable_diffusion, .init = make_folder, .fini = remove_folder)
     kill_everywhere(q, "xl from a picture");
 }
 
+/* Tokens, drawn with temperature; and from a picture. */
+Test(resume, amused, .init = make_folder, .fini = remove_folder)
+{
+    static uint8_t rgb[32 * 16 * 3];
+    for (size_t i = 0; i < sizeof rgb; i++)
+        rgb[i] = (uint8_t)(i * i >> 5);
+    pixmap picture = {.width = 32, .height = 16, .rgb = rgb};
+    model_name = "amused/models/small";
+    request q = request_for(NULL);
+    q.width = q.height = 0;
+    kill_everywhere(q, "amused");
+    q.init = &picture;
+    q.strength = 0.8;
+    q.batch_count = 1;
+    kill_everywhere(q, "amused from a picture");
+}
+
 static status run_refused(const request *q)
 {
     status st = STATUS_INIT;
