@@ -82,7 +82,7 @@ static tensor normed_text(run *r, const context *k)
 {
     switch (k->c->text_norm) {
     case UNET_TEXT_GROUP_NORM:
-        return normalize(r, k->text, group_norm(r, k->text, "norm_cross", UNET_TEXT_GROUPS, 1e-5f, ACT_NONE));
+        return group_norm_tokens(r, k->text, "norm_cross", UNET_TEXT_GROUPS, 1e-5f);
     case UNET_TEXT_LAYER_NORM:
         return layer_norm(r, k->text, "norm_cross", 1e-5f);
     default:

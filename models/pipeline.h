@@ -50,6 +50,8 @@ typedef struct request {
     double strength;               /* how much of the schedule the picture goes through; NaN: the pipeline's default */
     const source *refiner;         /* a second model for the last part of the denoising; NULL: none */
     double refiner_start;          /* where it takes over, 0..1 */
+    const source *const *cascade;  /* further stages that enlarge the picture, behind those that the model has itself */
+    int cascades;
     int preview_every;             /* steps; 0: no previews */
     preview_fn preview;
     void *preview_ctx;
@@ -103,7 +105,7 @@ typedef struct result {
     int prompts_found;             /* how many prompts' embeddings were not computed: cached, or given */
     int tokens_cut;                /* > 0: the prompt lost that many tokens */
     int item_cut[64];              /* the same of each of the request's items, as far as they go */
-    stage_report stage[8];
+    stage_report stage[16];
     int stages;
 } result;
 
@@ -116,7 +118,7 @@ bool pipeline_encode(const source *src, const request *q, trace *out, result *re
 bool pipeline_decode(const source *src, const request *q, const float *latents, const int64_t shape[4], result *out, status *st);
 /* What a run would need; nothing is read but headers. stage[].seconds stay 0. */
 bool pipeline_plan(const source *src, const request *q, result *out, status *st);
-/* For the quantizer: the order of use of every component's weights (at the model's own size). plans: room for 8; plan.stage is
+/* For the quantizer: the order of use of every component's weights (at the model's own size). plans: room for 16; plan.stage is
  * the component's name. With a source without weights (configs only) every weight comes out of the configs alone: see
  * run.h, `imagined` weights. */
 int pipeline_record(const source *src, plan *plans, int room, status *st);

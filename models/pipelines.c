@@ -18,6 +18,12 @@ static const struct { const char *class_name, *model_type; const pipeline_row *r
     {"CLIPModel", "clip", &pipeline_clip},
     {"CLIPTextModel", "clip_text_model", &pipeline_clip},
     {"CLIPTextModelWithProjection", NULL, &pipeline_clip},
+    {"IFImg2ImgPipeline", NULL, &pipeline_cascade},
+    {"IFImg2ImgSuperResolutionPipeline", NULL, &pipeline_cascade},
+    {"IFInpaintingPipeline", NULL, &pipeline_cascade},
+    {"IFInpaintingSuperResolutionPipeline", NULL, &pipeline_cascade},
+    {"IFPipeline", NULL, &pipeline_cascade},
+    {"IFSuperResolutionPipeline", NULL, &pipeline_cascade},
     {"Kandinsky3Img2ImgPipeline", NULL, &pipeline_kandinsky3},
     {"Kandinsky3Pipeline", NULL, &pipeline_kandinsky3},
     {"LDMBertModel", "ldmbert", &pipeline_ldmbert},
@@ -29,6 +35,7 @@ static const struct { const char *class_name, *model_type; const pipeline_row *r
     {"StableDiffusionImg2ImgPipeline", NULL, &pipeline_sd},
     {"StableDiffusionInpaintPipeline", NULL, &pipeline_sd},
     {"StableDiffusionPipeline", NULL, &pipeline_sd},
+    {"StableDiffusionUpscalePipeline", NULL, &pipeline_cascade},
     {"StableDiffusionXLImg2ImgPipeline", NULL, &pipeline_sd_xl},
     {"StableDiffusionXLInpaintPipeline", NULL, &pipeline_sd_xl},
     {"StableDiffusionXLPipeline", NULL, &pipeline_sd_xl},
@@ -49,7 +56,7 @@ static const pipeline_row *by_class(const char *class_name, const char *type, co
     for (int i = 0; i < CLASSES; i++)
         if (!class_name[0] && classes[i].model_type && strcmp(classes[i].model_type, type) == 0)
             return classes[i].row;
-    char known[640] = "";
+    char known[1024] = "";
     size_t n = 0;
     for (int i = 0; i < CLASSES && n < sizeof known; i++)
         n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", classes[i].class_name);
@@ -86,7 +93,7 @@ static uint64_t bytes_read(const source *src)
 }
 
 /* Those that take a picture to begin with, a mask and a refiner. */
-static const pipeline_row *const with_pictures[] = {&pipeline_amused, &pipeline_kandinsky3, &pipeline_sd, &pipeline_sd_lcm, &pipeline_sd_ldm, &pipeline_sd_xl};
+static const pipeline_row *const with_pictures[] = {&pipeline_amused, &pipeline_cascade, &pipeline_kandinsky3, &pipeline_sd, &pipeline_sd_lcm, &pipeline_sd_ldm, &pipeline_sd_xl};
 
 static bool takes_all(const pipeline_row *row, const source *src, const request *q, status *st)
 {
@@ -96,6 +103,8 @@ static bool takes_all(const pipeline_row *row, const source *src, const request 
             given = NULL;
     if (q->temperature_given && row != &pipeline_amused)
         return status_set(st, STATUS_USAGE, "--temperature: %s draws no tokens", src->path);
+    if (q->cascades && row != &pipeline_cascade)
+        return status_set(st, STATUS_USAGE, "--cascade: %s is no first stage of one", src->path);
     return !given || status_set(st, STATUS_USAGE, "%s: %s makes pictures from text alone", given, src->path);
 }
 
@@ -130,7 +139,7 @@ bool pipeline_plan(const source *src, const request *q, result *out, status *st)
 {
     *out = (result){0};
     const pipeline_row *row = row_of(src, st);
-    return row && row->plan(src, q, out, st);
+    return row && takes_all(row, src, q, st) && row->plan(src, q, out, st);
 }
 
 bool pipeline_takes_many(const source *src, status *st)
@@ -178,16 +187,28 @@ static bool record_one(const source *src, const char *component, plan *p, status
     return ok;
 }
 
-int pipeline_record(const source *src, plan *plans, int room, status *st)
+/* The components of the model itself (stage 1), or of a further stage, which has a folder of its own. */
+static int record_stage(const source *src, int number, plan *plans, int n, int room, status *st)
 {
-    int n = 0;
-    for (size_t i = 0; i < sizeof order / sizeof order[0] && n < room && status_ok(st); i++) {
-        for (int k = 0; k < src->components; k++)
-            if (strcmp(src->component[k], order[i]) == 0) {
+    for (size_t i = 0; i < sizeof order / sizeof order[0]; i++) {
+        char folder[24] = "", wanted[64];
+        if (number > 1)
+            snprintf(folder, sizeof folder, "stage%d/", number);
+        snprintf(wanted, sizeof wanted, "%s%s", folder, order[i]);
+        for (int k = 0; k < src->components && n < room && status_ok(st); k++)
+            if (strcmp(src->component[k], wanted) == 0) {
                 plans[n] = (plan){.stage = src->component[k]};
                 n += record_one(src, src->component[k], &plans[n], st) || !status_ok(st); /* what a failure left is freed below */
             }
     }
+    return n;
+}
+
+int pipeline_record(const source *src, plan *plans, int room, status *st)
+{
+    int n = 0;
+    for (int number = 1; number <= 9; number++)
+        n = record_stage(src, number, plans, n, room, st);
     if (status_ok(st) && n == 0)
         status_set(st, STATUS_BAD_FILE, "%s: has no component that penstock knows", src->path);
     if (status_ok(st))

@@ -187,7 +187,7 @@ bool stage_plan(stage *s, engine *e, const char *component, const char *name, co
 {
     *s = (stage){.e = e, .forward = forward, .passes = passes};
     result *report = e->report;
-    s->row = &report->stage[report->stages < 8 ? report->stages++ : 7];
+    s->row = &report->stage[report->stages < (int)(sizeof report->stage / sizeof *report->stage) - 1 ? report->stages++ : report->stages];
     snprintf(s->row->name, sizeof s->row->name, "%s", name);
     s->plan.stage = s->row->name;
     s->run = (run){.st = e->st, .plan = &s->plan, .k = e->k, .pool = e->pool, .f32 = e->request->precision == PRECISION_F32, .source = e->source,

@@ -370,6 +370,8 @@ void text_stage_report_cut(const text_stage *t, const request *q, const prompt_s
 
 #define AT_ROW(i) (which ? which[i] : (int)(i))
 
+static const char *prefix_of(const text_stage *t) { return t->prefix ? t->prefix : ""; }
+
 static bool trace_pooled(const text_stage *t, trace *out, const int *which, int rows, status *st)
 {
     size_t width = (size_t)t->pooled_width;
@@ -377,7 +379,7 @@ static bool trace_pooled(const text_stage *t, trace *out, const int *which, int 
     float *pools = mem_alloc((size_t)rows * width, 4, "trace", st);
     for (int i = 0; pools && i < rows; i++)
         memcpy(pools + (size_t)i * width, t->pooled + (size_t)AT_ROW(i) * width, width * 4);
-    snprintf(name, sizeof name, "text.%s.pooled", t->name);
+    snprintf(name, sizeof name, "%stext.%s.pooled", prefix_of(t), t->name);
     bool ok = pools && trace_add(out, name, pools, 2, (int64_t[]){rows, t->pooled_width}, st);
     mem_free(pools);
     return ok;
@@ -399,9 +401,9 @@ bool text_stage_trace(const text_stage *t, trace *out, const int *which, int row
         for (int k = 0; k < l->real[AT_ROW(i)]; k++)
             real[i * longest + k] = 1;
     }
-    snprintf(name, sizeof name, "text.%s", t->name);
+    snprintf(name, sizeof name, "%stext.%s", prefix_of(t), t->name);
     bool ok = text && real && trace_add(out, name, text, 3, (int64_t[]){rows, longest, dim}, st);
-    snprintf(name, sizeof name, "mask.%s", t->name);
+    snprintf(name, sizeof name, "%smask.%s", prefix_of(t), t->name);
     ok = ok && (!mask || trace_add(out, name, real, 2, (int64_t[]){rows, longest}, st));
     ok = ok && (!t->pooled_width || trace_pooled(t, out, which, rows, st));
     mem_free(text);

@@ -38,6 +38,7 @@ enum { TEXT_WANTED, TEXT_FOUND, TEXT_GIVEN }; /* where a prompt's embedding come
 typedef struct text_stage {
     /* filled by the pipeline */
     const char *component, *name;   /* in the source ("" of a bare one); for reports and tensors' names ("text_encoder") */
+    const char *prefix;             /* of tensors' names in traces ("stage3."); NULL: none */
     const name_alias *alias;
     text_forward forward;
     const void *config;

@@ -151,7 +151,8 @@ static void compare_one(const options *o, const char *name, const lite_tensor *g
         return;
     }
     describe(a, sizeof a, got);
-    const char *own = strncmp(want->name, "refiner.", 8) ? want->name : want->name + 8;
+    bool further = strncmp(want->name, "refiner.", 8) == 0 || strncmp(want->name, "stage", 5) == 0;
+    const char *own = further ? strchr(want->name, '.') + 1 : want->name;
     bool is_text = strncmp(own, "text.", 5) == 0, is_image = strcmp(own, "image") == 0;
     if (is_text) {
         char mask[80];

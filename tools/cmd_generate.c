@@ -35,7 +35,7 @@ static bool inputs_open(inputs *in, const options *o, request *q, status *st)
         q->mask = &in->mask;
     if (o->refiner && status_ok(st))
         q->refiner = in->refiner = source_open(o->refiner, st);
-    return status_ok(st);
+    return status_ok(st) && cascade_open(q, o, st);
 }
 
 static void inputs_close(inputs *in)
@@ -90,6 +90,7 @@ static bool run_one(const options *o, const source *src, embedding_store *store,
     trace_close(q.trace);
     trace_close(q.last_latents);
     inputs_close(&in);
+    cascade_close(&q);
     return status_ok(st);
 }
 

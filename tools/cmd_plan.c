@@ -39,9 +39,9 @@ static void predict(planned *p, const sustained *m)
 
 static void plan_one(const options *o, const char *model, const sustained *m, planned *p, status *st)
 {
-    request q;
+    request q = {0};
     p->model = model;
-    source *src = make_request(o, NULL, &q, st) ? source_open(model, st) : NULL;
+    source *src = make_request(o, NULL, &q, st) && cascade_open(&q, o, st) ? source_open(model, st) : NULL;
     if (src && pipeline_plan(src, &q, &p->r, &p->st)) {
         if (src->files > 0)
             p->disk = rate_disk(src->file[0], 0.3, st);
@@ -49,6 +49,7 @@ static void plan_one(const options *o, const char *model, const sustained *m, pl
     }
     if (src)
         source_close(src);
+    cascade_close(&q);
     if (!status_ok(&p->st) && p->st.code != STATUS_BUDGET)
         status_set(st, p->st.code, "%s", p->st.text);
 }

@@ -13,7 +13,7 @@
 #include "tools/command.h"
 #include "tools/sizes.h"
 
-enum { MOST_PLANS = 8, MOST_PARTS = 8 };
+enum { MOST_PLANS = 16, MOST_PARTS = 8 };
 
 typedef struct recorded {           /* a source and its order of use */
     source *src;

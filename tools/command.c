@@ -70,6 +70,25 @@ static bool known_sampler(const char *name, status *st)
                       near ? near : "", near ? "?" : "");
 }
 
+bool cascade_open(request *q, const options *o, status *st)
+{
+    const source **list = o->cascade.count ? mem_alloc((size_t)o->cascade.count, sizeof *list, "cascade", st) : NULL;
+    q->cascade = list;
+    for (int i = 0; list && i < o->cascade.count && status_ok(st); i++)
+        if ((list[i] = source_open(o->cascade.item[i], st)))
+            q->cascades++;
+    return status_ok(st);
+}
+
+void cascade_close(request *q)
+{
+    for (int i = 0; i < q->cascades; i++)
+        source_close((source *)(uintptr_t)q->cascade[i]);
+    mem_free((void *)(uintptr_t)q->cascade);
+    q->cascade = NULL;
+    q->cascades = 0;
+}
+
 bool make_request(const options *o, progress *p, request *q, status *st)
 {
     *q = (request){

@@ -38,6 +38,10 @@ source *open_model(const options *o, status *st);
 /* What the options ask for, checked as far as that goes without the model. p may be NULL. */
 bool make_request(const options *o, progress *p, request *q, status *st);
 
+/* The models of --cascade, opened into the request; close either way. */
+bool cascade_open(request *q, const options *o, status *st);
+void cascade_close(request *q);
+
 /* Write image k of a result to its name ("out.png", "out_2.png"): the caller frees the name with mem_free. */
 char *picture_name(const char *first, int k, status *st);
 bool write_pictures(const options *o, const request *q, const char *model, const result *r, status *st);

@@ -79,7 +79,7 @@ static const option_row table[] = {
     {"preview", 0, COUNT, GENERATE, AT(preview), 1, 10000, "N", "every N steps a small picture, out_step_N.png"},
     {"refiner", 0, TEXT, GENERATE, AT(refiner), 0, 0, "MODEL", "a second model for the last part of the denoising (SDXL)"},
     {"refiner-start", 0, REAL, GENERATE, AT(refiner_start), 0, 1, "X", "where it takes over (default 0.8)"},
-    {"cascade", 0, LATER, GENERATE, 0, 0, 0, "MODEL", NULL},
+    {"cascade", 0, LIST, GENERATE | PLAN, AT(cascade), 0, 0, "MODEL", "a further stage, which enlarges the picture (DeepFloyd IF II, x4 upscaler); repeatable"},
     {"json", 0, FLAG, ANY & ~COMPLETION, AT(json), 0, 0, NULL, "a report for machines on stdout"},
     {"quiet", 'q', FLAG, RUNS | QUANTIZE | VERIFY | BENCH, AT(quiet), 0, 0, NULL, "say nothing but errors"},
     {"verbose", 'v', FLAG, RUNS | QUANTIZE | PLAN, AT(verbose), 0, 0, NULL, "say more"},
@@ -219,7 +219,7 @@ static bool set_value(options *o, const option_row *row, const char *text, statu
         return true;
     case LIST: {
         text_list *list = place;
-        if (!strchr(text, '='))
+        if (strchr(row->value, '=') && !strchr(text, '='))
             return status_set(st, STATUS_USAGE, "--%s: must be %s, is '%s'", row->name, row->value, text);
         list->item[list->count++] = text;
         return true;
@@ -310,12 +310,13 @@ bool options_parse(options *o, const command *c, int argc, char **argv, status *
 {
     *o = (options){.command = c, .batch_count = 1, .guidance_scale = NAN, .seconds = 0.2, .strength = NAN, .temperature = NAN, .refiner_start = 0.8, .seed = 42, .type = c->bit == QUANTIZE ? "q4" : NULL, .precision = "auto"};
     size_t room = (size_t)argc;
-    o->memory = mem_alloc(3 * room, sizeof *o->memory, "options", st);
+    o->memory = mem_alloc(4 * room, sizeof *o->memory, "options", st);
     if (!o->memory)
         return false;
     o->argument.item = o->memory;
     o->tensor_type.item = o->memory + room;
     o->component.item = o->memory + 2 * room;
+    o->cascade.item = o->memory + 3 * room;
     bool options_end = false;
     for (int i = 1; i < argc && status_ok(st); i++) {
         const char *a = argv[i];

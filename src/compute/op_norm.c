@@ -1,3 +1,4 @@
+#include <math.h>
 #include <stdio.h>
 
 #include "compute/ops.h"
@@ -112,4 +113,41 @@ tensor modulate(run *r, tensor x, table_row scale_row, table_row shift_row)
         threads_run(r->pool, (tensor_rows(x) + ROWS_PER_TASK - 1) / ROWS_PER_TASK, modulate_rows, &j);
     }
     return x;
+}
+
+/* One group of one item: `rows` tokens of `per` channels. */
+static void norm_group(const float *in, int64_t rows, int stride, int per, float eps, const float *gain, const float *bias, float *out)
+{
+    double sum = 0, square = 0, n = (double)rows * per;
+    for (int64_t t = 0; t < rows; t++)
+        for (int i = 0; i < per; i++)
+            sum += (double)in[t * stride + i];
+    double mean = sum / n;
+    for (int64_t t = 0; t < rows; t++)
+        for (int i = 0; i < per; i++)
+            square += ((double)in[t * stride + i] - mean) * ((double)in[t * stride + i] - mean);
+    double by = 1 / sqrt(square / n + (double)eps);
+    for (int64_t t = 0; t < rows; t++)
+        for (int i = 0; i < per; i++)
+            out[t * stride + i] = (float)(((double)in[t * stride + i] - mean) * by * (double)gain[i] + (double)bias[i]);
+}
+
+tensor group_norm_tokens(run *r, tensor x, const char *name, int groups, float eps)
+{
+    char full[NAME_BYTES];
+    int c = x.channels, per = groups > 0 ? c / groups : 0;
+    snprintf(full, sizeof full, "%s.weight", name);
+    int gain = use_vector(r, full, c, 0);
+    snprintf(full, sizeof full, "%s.bias", name);
+    int bias = use_vector(r, full, c, 0);
+    tensor y = tensor_like(r, x, c);
+    if (run_ok(r) && (per <= 0 || c % groups))
+        status_set(r->st, STATUS_BAD_FILE, "%s: %s%s: %d channels do not divide into %d groups", r->component, r->prefix, name, c, groups);
+    for (int64_t b = 0; r->live && run_ok(r) && b < x.batch; b++)
+        for (int g = 0; g < groups; g++) {
+            int64_t at = b * tensor_tokens(x) * c + g * per;
+            norm_group(tensor_data(r, x) + at, tensor_tokens(x), c, per, eps, stream_vector(r->stream, gain) + g * per, stream_vector(r->stream, bias) + g * per,
+                       tensor_data(r, y) + at);
+        }
+    return y;
 }

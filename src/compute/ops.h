@@ -79,6 +79,8 @@ tensor layer_norm_gain(run *r, tensor x, const char *name, float eps); /* it has
 tensor rms_norm(run *r, tensor x, const char *name, float eps);
 /* Of an image, over all pixels of an item (ConvNeXt V2): x * (1 + gain * |x| / mean |x|) + bias, with NAME.gamma, NAME.beta; for normalize(). */
 norm response_norm(run *r, tensor x, const char *name, float eps);
+/* Group normalization of a few tokens that may be nearly alike (padding): exact where their mean is far larger than what they differ by. */
+tensor group_norm_tokens(run *r, tensor x, const char *name, int groups, float eps);
 /* layer_norm without gain, then x * (1 + scale) + shift (adaLN) */
 tensor layer_norm_modulated(run *r, tensor x, float eps, table_row scale, table_row shift);
 

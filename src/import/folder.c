@@ -1,5 +1,6 @@
 /* A diffusers folder: model_index.json names the components, each a subfolder with config.json and weights. Or one component's
- * folder alone, which transformers calls a model too. Which weight file is taken follows the two libraries. */
+ * folder alone, which transformers calls a model too. Which weight file is taken follows the two libraries. A cascade is the folder of its first model, in
+ * which "stage2" (and "stage3", ...) is the whole folder of the next. */
 #define _POSIX_C_SOURCE 200809L
 #include <dirent.h>
 #include <inttypes.h>
@@ -168,6 +169,7 @@ static bool is_weights(const char *name)
 /* No pipeline here uses them; that a download has them only as .bin is no reason to refuse the model. */
 static bool never_used(const char *component)
 {
+    component = strrchr(component, '/') ? strrchr(component, '/') + 1 : component;
     return strcmp(component, "safety_checker") == 0 || strcmp(component, "watermarker") == 0 || strcmp(component, "feature_extractor") == 0;
 }
 
@@ -336,40 +338,60 @@ static bool is_folder(folder *f, const char *name)
     return stat_in(f, name, &s) && S_ISDIR(s.st_mode);
 }
 
-/* The subfolders to look into, in order; they point into `index`. */
-static int parts_of(folder *f, json *index, const char *part[MOST_COMPONENTS])
+typedef struct parts {          /* the subfolders to look into */
+    char *name[MOST_COMPONENTS];
+    int count;
+} parts;
+
+static bool add_part(folder *f, parts *p, const char *stage, const char *name)
+{
+    if (!plain_name(name) || p->count == MOST_COMPONENTS)
+        return status_set(f->st, STATUS_BAD_FILE, "%s%s%s/model_index.json: %s %s", f->path, *stage ? "/" : "", stage, name,
+                          plain_name(name) ? "is one component too many" : "is no name of a component");
+    p->name[p->count] = mem_format(f->st, "%s%s%s", stage, *stage ? "/" : "", name);
+    return p->name[p->count] && p->count++ >= 0;
+}
+
+/* stage: "", or the folder of a cascade's stage. */
+static bool list_parts(folder *f, parts *p, const char *stage)
 {
     static const char *const usual[] = {"scheduler", "tokenizer", "tokenizer_2", "tokenizer_3"};
-    int count = 0;
-    for (size_t i = 0; i < sizeof usual / sizeof *usual; i++)
-        part[count++] = usual[i];
+    char label[NAME_BYTES];
+    struct stat s;
+    label_of(stage, "model_index.json", label);
+    json *index = read_json(f, label);
+    if (!index)
+        return false;
+    if (stat_in(f, label, &s))
+        draft_blob_add(&f->d, label, (uint64_t)s.st_size);
+    for (size_t i = 0; i < sizeof usual / sizeof *usual && status_ok(f->st); i++)
+        add_part(f, p, stage, usual[i]);
     json_object_object_foreach(index, name, value) {
-        if (!is_part(value))
-            continue;
-        if (!plain_name(name) || count == MOST_COMPONENTS) {
-            status_set(f->st, STATUS_BAD_FILE, "%s/model_index.json: %s %s", f->path, name,
-                       plain_name(name) ? "is one component too many" : "is no name of a component");
-            return 0;
-        }
-        part[count++] = name;
+        if (is_part(value) && status_ok(f->st))
+            add_part(f, p, stage, name);
     }
-    return sort_names(part, count);
+    json_free(index);
+    return status_ok(f->st);
 }
 
 static bool read_index(folder *f)
 {
-    const char *part[MOST_COMPONENTS];
-    struct stat s;
-    json *index = read_json(f, "model_index.json");
-    if (!index)
-        return false;
-    if (stat_in(f, "model_index.json", &s))
-        draft_blob_add(&f->d, "model_index.json", (uint64_t)s.st_size);
-    int count = parts_of(f, index, part);
+    parts p = {.count = 0};
+    list_parts(f, &p, "");
+    for (int i = 2; i <= 9 && status_ok(f->st); i++) {
+        char stage[16];
+        snprintf(stage, sizeof stage, "stage%d", i);
+        if (is_file(f, stage, "model_index.json"))
+            list_parts(f, &p, stage);
+    }
+    const char *sorted[MOST_COMPONENTS];
+    memcpy(sorted, p.name, sizeof sorted);
+    int count = status_ok(f->st) ? sort_names(sorted, p.count) : 0;
     for (int i = 0; i < count && status_ok(f->st); i++)
-        if (is_folder(f, part[i]) && add_component(f, part[i]))
-            list_small_files(f, part[i]);
-    json_free(index);
+        if (is_folder(f, sorted[i]) && add_component(f, sorted[i]))
+            list_small_files(f, sorted[i]);
+    for (int i = 0; i < p.count; i++)
+        mem_free(p.name[i]);
     return status_ok(f->st);
 }
 

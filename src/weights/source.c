@@ -59,11 +59,61 @@ void source_close(source *s)
 {
     if (!s)
         return;
-    for (int i = 0; i < s->files; i++)
+    for (int i = 0; i < s->files && !s->part; i++)
         io_close(s->file[i]);
     mem_free(s->memory);
     mem_free(s->path);
     mem_free(s);
+}
+
+/* A name without the folder, or NULL where it lies elsewhere. */
+static const char *inside(const char *name, const char *folder)
+{
+    size_t n = strlen(folder);
+    return strncmp(name, folder, n) == 0 && name[n] == '/' ? name + n + 1 : NULL;
+}
+
+source *source_part(const source *s, const char *folder, status *st)
+{
+    int weights = 0, components = 0, blobs = 0;
+    for (int i = 0; i < s->weights; i++)
+        weights += inside(s->weight[i].component, folder) != NULL;
+    for (int i = 0; i < s->components; i++)
+        components += inside(s->component[i], folder) != NULL;
+    for (int i = 0; i < s->blobs; i++)
+        blobs += inside(s->blob[i].name, folder) != NULL;
+    if (!components)
+        return NULL;
+    source *p = mem_alloc(1, sizeof *p, "source", st);
+    if (!p)
+        return NULL;
+    *p = *s;
+    p->part = true;
+    p->path = mem_format(st, "%s/%s", s->path, folder);
+    p->memory = p->path ? mem_alloc(1, (size_t)weights * sizeof *p->weight + (size_t)blobs * sizeof *p->blob + (size_t)components * sizeof *p->component, "source", st) : NULL;
+    if (!p->memory) {
+        source_close(p);
+        return NULL;
+    }
+    p->weight = p->memory;
+    p->blob = (source_blob *)(void *)(p->weight + weights);
+    p->component = (const char **)(void *)(p->blob + blobs);
+    p->weights = p->components = p->blobs = 0;
+    p->hash = XXH3_64bits_withSeed(folder, strlen(folder), s->hash);
+    for (int i = 0; i < s->weights; i++)
+        if (inside(s->weight[i].component, folder)) {
+            p->weight[p->weights] = s->weight[i];
+            p->weight[p->weights++].component += strlen(folder) + 1;
+        }
+    for (int i = 0; i < s->components; i++)
+        if (inside(s->component[i], folder))
+            p->component[p->components++] = inside(s->component[i], folder);
+    for (int i = 0; i < s->blobs; i++)
+        if (inside(s->blob[i].name, folder)) {
+            p->blob[p->blobs] = s->blob[i];
+            p->blob[p->blobs++].name += strlen(folder) + 1;
+        }
+    return p;
 }
 
 /* The first weight that does not stand before (component, name). */

@@ -69,6 +69,7 @@ typedef struct source {
     source_blob *blob;        /* sorted by name */
     int extents;
     extent *extent;
+    bool part;                /* of another source, whose files these are */
     uint64_t hash;            /* identifies the model's weights (container: of its header) */
     void *memory;             /* one mem_alloc block that all those pointers point into; source_close frees it */
 } source;
@@ -76,6 +77,8 @@ typedef struct source {
 /* MODEL of the command line: a container, a diffusers folder, a bare component folder, a single-file checkpoint. */
 source *source_open(const char *path, status *st);
 void source_close(source *s);
+/* The model that lies in a folder of another ("stage2"), by the names that it would have by itself; NULL: there is none, or st. Close it before the other. */
+source *source_part(const source *s, const char *folder, status *st);
 
 const weight *source_find(const source *s, const char *component, const char *name); /* NULL if absent */
 /* A folder of configs alone: the component is there, its weights are not (plan, quantize --random). */

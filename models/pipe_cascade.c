@@ -1,0 +1,455 @@
+/* Cascades (Ho et al. 2021, arXiv 2106.15282): DeepFloyd IF's stages one behind the other, and Stable Diffusion's x4 upscaler, in one model ("stage2/..." beside
+ * the first stage's components) or in several (--cascade). A stage that enlarges also runs alone, on a picture that is given.
+ * The T5 of the first IF stage that has one serves all of them, and runs once. The sizes asked for are the last picture's: what the stages before
+ * make follows from the sides they were trained at, 64 to 256 say. One stage's memory is given back before the next one's is taken. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "models/cascade.h"
+#include "models/pipelines.h"
+
+enum { MOST_STAGES = 9, MOST_IMAGES = 64, TEXT_TOKENS = 77 };
+
+typedef struct cascade {
+    engine e, text_engine;
+    cascade_stage stage[MOST_STAGES];
+    int stages;
+    source *part[MOST_STAGES];
+    int parts;
+    prompt_set prompts;
+    noise_source noise;
+    t5_text text;
+    bool text_planned;
+} cascade;
+
+/* ---- setting up ---- */
+
+static const cascade_kind *kind_of(const source *src, status *st)
+{
+    char name[FILE_NAME_BYTES];
+    json *j = read_config(src, "", "model_index.json", name, st);
+    const char *class = j ? json_text(j, "_class_name", "", name, st) : "";
+    const cascade_kind *kind = strncmp(class, "IF", 2) == 0 ? &cascade_if : strcmp(class, "StableDiffusionUpscalePipeline") == 0 ? &cascade_upscale : NULL;
+    if (j && !kind)
+        status_set(st, STATUS_BAD_FILE, "%s: \"%s\" is no stage of a cascade", name, class);
+    json_free(j);
+    return kind;
+}
+
+/* What a further stage is asked for: the same pictures, as its own pipeline makes them by default. */
+static request further(const request *q)
+{
+    request r = *q;
+    r.width = r.height = r.steps = r.clip_skip = 0;
+    r.guidance_scale = r.strength = (double)NAN;
+    r.sampling_method = r.scheduler = r.checkpoint = r.load_latents = r.embeddings = NULL;
+    return r;
+}
+
+static bool add_stage(cascade *c, const source *src, const request *q, bool last)
+{
+    cascade_stage *s = &c->stage[c->stages];
+    status *st = c->e.st;
+    if (c->stages == MOST_STAGES)
+        return status_set(st, STATUS_USAGE, "--cascade: more than %d stages", MOST_STAGES);
+    *s = (cascade_stage){.e = c->e, .first = c->stages == 0, .last = last, .asked = c->stages ? further(q) : *q};
+    s->e.source = src;
+    s->e.request = &s->asked;
+    s->asked.last_latents = last ? q->last_latents : NULL;
+    if (c->stages++)
+        snprintf(s->prefix, sizeof s->prefix, "stage%d.", c->stages);
+    s->kind = kind_of(src, st);
+    if (!s->kind || !s->kind->read(s))
+        return false;
+    return s->first || s->enlarges || status_set(st, STATUS_USAGE, "--cascade: %s does not enlarge pictures", src->path);
+}
+
+static bool add_stages(cascade *c, const source *src, const request *q)
+{
+    status *st = c->e.st;
+    for (int i = 2; i <= MOST_STAGES && status_ok(st); i++) {
+        char folder[16];
+        snprintf(folder, sizeof folder, "stage%d", i);
+        source *part = source_part(src, folder, st);
+        if (!part)
+            break;
+        c->part[c->parts++] = part;
+    }
+    bool ok = status_ok(st) && add_stage(c, src, q, !c->parts && !q->cascades);
+    for (int i = 0; ok && i < c->parts; i++)
+        ok = add_stage(c, c->part[i], q, i == c->parts - 1 && !q->cascades);
+    for (int i = 0; ok && i < q->cascades; i++)
+        ok = add_stage(c, q->cascade[i], q, i == q->cascades - 1);
+    return ok;
+}
+
+static bool check_request(const cascade *c, const request *q, bool planning)
+{
+    const cascade_stage *s = &c->stage[0];
+    status *st = c->e.st;
+    if (q->mask || q->refiner)
+        return status_set(st, STATUS_USAGE, "%s: %s does not take it", q->mask ? "--mask" : "--refiner", s->e.source->path);
+    if (s->enlarges && !q->init && !planning)
+        return status_set(st, STATUS_USAGE, "%s: enlarges a picture, it needs --init-img", s->e.source->path);
+    if (q->init && q->load_latents)
+        return status_set(st, STATUS_USAGE, "--load-latents and --init-img: both say what to begin with");
+    for (int i = 1; i < c->stages && q->embeddings && !q->prompt && !q->items; i++)
+        if (!c->stage[i].text_dim)
+            return status_set(st, STATUS_USAGE, "--embeddings: %s has a text encoder of its own and needs the prompt", c->stage[i].e.source->path);
+    return true;
+}
+
+static bool open_prompts(cascade *c, const request *q)
+{
+    bool guided = false;
+    for (int i = 0; i < c->stages; i++)
+        guided = guided || c->stage[i].guided;
+    if (!prompt_set_open(&c->prompts, q, guided ? GUIDE_ALL : GUIDE_NONE, c->e.st))
+        return false;
+    if (c->prompts.images > MOST_IMAGES)
+        return status_set(c->e.st, STATUS_USAGE, "--batch-count %d: at most %d", c->prompts.images, MOST_IMAGES);
+    for (int i = 0; i < c->stages; i++) {
+        cascade_stage *s = &c->stage[i];
+        s->images = c->prompts.images;
+        s->prompts = &c->prompts;
+        s->noise = &c->noise;
+        s->text = &c->text.text;
+        s->from_picture = q->init && (i == 0 || !c->stage[0].enlarges);
+    }
+    return noise_open(&c->noise, c->prompts.seed, c->prompts.images, 0, c->e.st);
+}
+
+/* ---- sizes ---- */
+
+/* The size of a picture that is to be redrawn at a side of `own`: its shorter side becomes that, the other a multiple of 8. */
+static void size_of_picture(const pixmap *p, int own, int *width, int *height)
+{
+    double ratio = (double)p->width / p->height;
+    *width = *height = own;
+    if (ratio >= 1)
+        *width = (int)(rint(own / 8.0 * ratio) * 8);
+    else
+        *height = (int)(rint(own / 8.0 / ratio) * 8);
+}
+
+/* What the stage must get to make its size: -1 where no whole number of pixels does. */
+static int before(const cascade_stage *s, int side)
+{
+    const cascade_stage *from = s - 1;
+    if (s->factor)
+        return side % s->factor ? -1 : side / s->factor;
+    int64_t scaled = (int64_t)side * from->own_size;
+    return scaled % s->own_size ? -1 : (int)(scaled / s->own_size);
+}
+
+static void size_of_input(cascade_stage *s, const request *q)
+{
+    s->low_width = q->init ? q->init->width : s->own_size ? s->own_size / 4 : s->unet.sample_size;
+    s->low_height = q->init ? q->init->height : s->low_width;
+    if (!s->factor)
+        return;
+    s->low_width -= s->low_width % s->factor;   /* the class rounds down to a multiple */
+    s->low_height -= s->low_height % s->factor;
+}
+
+/* From the last picture back, when its size is told; can all stages make it? */
+static bool sizes_back(cascade *c, int width, int height)
+{
+    for (int i = c->stages - 1; i >= 0; i--) {
+        cascade_stage *s = &c->stage[i];
+        s->width = width;
+        s->height = height;
+        if (width < 1 || height < 1 || width % s->unit || height % s->unit)
+            return false;
+        if (i == 0 && !s->factor)
+            return true;
+        s->low_width = width = i == 0 ? width / s->factor : before(s, width);
+        s->low_height = height = i == 0 ? height / s->factor : before(s, height);
+    }
+    return true;
+}
+
+/* From the first stage on, each at its own side. */
+static void sizes_forth(cascade *c, const request *q)
+{
+    cascade_stage *s = &c->stage[0];
+    if (s->enlarges)
+        size_of_input(s, q);
+    for (int i = 0; i < c->stages; i++, s++) {
+        if (i) {
+            s->low_width = s[-1].width;
+            s->low_height = s[-1].height;
+        }
+        s->width = s->factor ? s->low_width * s->factor : s->own_size;
+        s->height = s->factor ? s->low_height * s->factor : s->own_size;
+        if (!s->factor && q->init && !c->stage[0].enlarges)
+            size_of_picture(q->init, s->own_size, &s->width, &s->height);
+    }
+}
+
+/* The networks halve their maps: their own sides, and those of a picture, must allow it. */
+static bool check_sizes(const cascade *c, const request *q)
+{
+    for (int i = 0; i < c->stages; i++) {
+        const cascade_stage *s = &c->stage[i];
+        if (s->width < 1 || s->height < 1)
+            return status_set(c->e.st, STATUS_USAGE, "--init-img: a picture of %dx%d is too small", q->init->width, q->init->height);
+        if (s->width % s->unit || s->height % s->unit)
+            return status_set(c->e.st, STATUS_USAGE, "%s: would make pictures of %dx%d, but can make multiples of %d; name a size", s->e.source->path, s->width, s->height, s->unit);
+    }
+    return true;
+}
+
+static bool choose_sizes(cascade *c, const request *q)
+{
+    const cascade_stage *last = &c->stage[c->stages - 1];
+    sizes_forth(c, q);
+    if (!q->width && !q->height)
+        return check_sizes(c, q);
+    int width = q->width ? q->width : last->width, height = q->height ? q->height : last->height, unit = 1;
+    if (width > 16384 || height > 16384)
+        return status_set(c->e.st, STATUS_USAGE, "size %dx%d: width and height are 1 to 16384", width, height);
+    if (c->stage[0].enlarges)
+        size_of_input(&c->stage[0], q);
+    if (sizes_back(c, width, height))
+        return true;
+    while (unit < 16384 && !sizes_back(c, unit, unit))
+        unit++;
+    int w = (width + unit / 2) / unit * unit, h = (height + unit / 2) / unit * unit;
+    return status_set(c->e.st, STATUS_USAGE, "size %dx%d: width and height must be multiples of %d, the nearest is %dx%d", width, height, unit, w ? w : unit, h ? h : unit);
+}
+
+static bool setup(cascade *c, const source *src, const request *q, result *report, status *st, bool planning)
+{
+    *c = (cascade){.parts = 0};
+    return engine_open(&c->e, src, q, report, st) && add_stages(c, src, q) && check_request(c, q, planning) && open_prompts(c, q) && choose_sizes(c, q);
+}
+
+/* ---- planning ---- */
+
+/* The T5 of the first stage that has one. */
+static bool plan_text(cascade *c, const request *q)
+{
+    const cascade_stage *has = NULL, *wants = NULL;
+    status *st = c->e.st;
+    for (int i = 0; i < c->stages; i++) {
+        const cascade_stage *s = &c->stage[i];
+        wants = !wants && s->text_dim ? s : wants;
+        has = !has && s->text_dim && source_has_component(s->e.source, "text_encoder") ? s : has;
+    }
+    if (!wants)
+        return true;
+    if (!has)
+        return status_set(st, STATUS_BAD_FILE, "%s: has no text_encoder", wants->e.source->path);
+    int most = q->max_sequence_length ? q->max_sequence_length : TEXT_TOKENS;
+    if (most > 4096)
+        return status_set(st, STATUS_USAGE, "--max-sequence-length %d: at most 4096", most);
+    c->text_engine = c->e;
+    c->text_engine.source = has->e.source;
+    c->text.padded = true;
+    bool ok = t5_text_plan(&c->text, &c->text_engine, "text_encoder", "tokenizer", c->prompts.text, c->prompts.texts, most, true);
+    if (!ok && st->code != STATUS_BUDGET)
+        return false;
+    c->text_planned = true;
+    text_stage_report_cut(&c->text.text, q, &c->prompts);
+    for (int i = 0; i < c->stages; i++)
+        if (c->stage[i].text_dim && c->stage[i].text_dim != c->text.config.d_model)
+            return status_set(st, STATUS_BAD_FILE, "%s: the text encoder's width is %d, the UNet wants %d", c->stage[i].e.source->path, c->text.config.d_model,
+                              c->stage[i].text_dim);
+    return ok;
+}
+
+/* All stages are asked, so that the least budget named is the least for all of them. */
+static bool plan_all(cascade *c, const request *q)
+{
+    status *st = c->e.st;
+    if (!plan_text(c, q) && st->code != STATUS_BUDGET)
+        return false;
+    uint64_t held = (c->text_planned ? c->text_engine : c->e).held_bytes;
+    for (int i = 0; i < c->stages; i++) {
+        cascade_stage *s = &c->stage[i];
+        s->e.held_bytes = held + (s->enlarges ? (size_t)s->low_width * (size_t)s->low_height * 12 * (size_t)s->images : 0);
+        if (q->init)
+            s->e.held_bytes += (size_t)q->init->width * (size_t)q->init->height * 3;
+        if (s->last)
+            s->e.held_bytes += cascade_picture_floats(s) * (size_t)s->images; /* its pixels in the end */
+        if (!s->kind->plan(s) && st->code != STATUS_BUDGET)
+            return false;
+    }
+    return status_ok(st);
+}
+
+/* ---- running ---- */
+
+static bool run_text(cascade *c, const request *q)
+{
+    const cascade_stage *s = &c->stage[0];
+    status *st = c->e.st;
+    if (!c->text_planned)
+        return true;
+    int *which = mem_alloc((size_t)s->batch + 1, sizeof *which, "trace", st);
+    for (int i = 0; which && i < s->batch; i++)
+        which[i] = cascade_text_of(s, i);
+    bool ok = which && text_stage_run(&c->text.text) && text_stage_trace(&c->text.text, q->trace, which, s->batch, false, st);
+    mem_free(which);
+    return ok;
+}
+
+/* The picture that is given, for every image. */
+static float *given_pictures(const cascade *c, const request *q)
+{
+    const cascade_stage *s = &c->stage[0];
+    status *st = c->e.st;
+    size_t n = (size_t)3 * (size_t)s->low_width * (size_t)s->low_height;
+    float *out = mem_alloc(n * (size_t)s->images, 4, "picture", st);
+    pixmap fitted = {0};
+    if (out && pixmap_resize_bicubic(q->init, s->low_width, s->low_height, &fitted, st))
+        cascade_pixels(&fitted, out);
+    pixmap_free(&fitted);
+    for (int i = 1; out && i < s->images; i++)
+        memcpy(out + (size_t)i * n, out, n * 4);
+    if (status_ok(st))
+        return out;
+    mem_free(out);
+    return NULL;
+}
+
+static bool run_stages(cascade *c, const request *q)
+{
+    float *low = c->stage[0].enlarges ? given_pictures(c, q) : NULL;
+    bool ok = status_ok(c->e.st);
+    for (int i = 0; ok && i < c->stages; i++) {
+        cascade_stage *s = &c->stage[i];
+        s->low = low;
+        ok = s->kind->run(s);
+        mem_free(low);
+        low = s->picture;
+        s->low = NULL;
+        if (!s->last)
+            s->picture = NULL;
+        if (ok && !s->last)
+            s->kind->close(s);
+    }
+    if (!ok)
+        mem_free(low);
+    return ok;
+}
+
+static bool finish(cascade_stage *s)
+{
+    const int64_t shape[4] = {s->images, 3, s->height, s->width};
+    return trace_add(s->asked.trace, "image", s->picture, 4, shape, s->e.st) && to_rgb(s->picture, s->images, s->height, s->width, s->e.report, s->e.st);
+}
+
+static void fill_report(const cascade *c, const request *q)
+{
+    const cascade_stage *s = &c->stage[0], *last = &c->stage[c->stages - 1];
+    result *out = c->e.report;
+    out->guidance_scale = s->guidance;
+    out->seed = q->seed;
+    out->width = last->width;
+    out->height = last->height;
+    out->steps = sampler_steps(s->sampler);
+    snprintf(out->sampler, sizeof out->sampler, "%s", sampler_about(s->sampler)->method);
+}
+
+static void teardown(cascade *c)
+{
+    for (int i = 0; i < c->stages; i++) {
+        if (c->stage[i].kind)
+            c->stage[i].kind->close(&c->stage[i]);
+        if (c->stage[i].last)
+            mem_free(c->stage[i].picture);
+    }
+    text_stage_close(&c->text.text);
+    noise_close(&c->noise);
+    prompt_set_close(&c->prompts);
+    for (int i = 0; i < c->parts; i++)
+        source_close(c->part[i]);
+    engine_close(&c->e);
+}
+
+static bool cascade_generate(const source *src, const request *q, result *out, status *st)
+{
+    cascade *c = mem_alloc(1, sizeof *c, "pipeline", st);
+    double t0 = now_seconds();
+    bool ok = c && setup(c, src, q, out, st, false) && plan_all(c, q);
+    if (ok)
+        fill_report(c, q); /* the first stage is closed in the end */
+    double t1 = now_seconds();
+    ok = ok && run_text(c, q);
+    double t2 = now_seconds();
+    ok = ok && run_stages(c, q) && finish(&c->stage[c->stages - 1]);
+    double t3 = now_seconds();
+    if (ok) {
+        out->seconds_load = t1 - t0;
+        out->seconds_encode += t2 - t1;
+        out->seconds_denoise = t3 - t1 - out->seconds_encode - out->seconds_decode;
+        out->seconds_total = t3 - t0;
+    }
+    if (c)
+        teardown(c);
+    mem_free(c);
+    return ok;
+}
+
+static bool cascade_plan(const source *src, const request *q, result *out, status *st)
+{
+    cascade *c = mem_alloc(1, sizeof *c, "pipeline", st);
+    bool ok = c && setup(c, src, q, out, st, true) && plan_all(c, q);
+    if (ok) {
+        fill_report(c, q);
+        for (int i = 0; i < c->stages; i++)
+            out->evaluations += sampler_calls(c->stage[i].sampler) - c->stage[i].begin;
+    }
+    if (c)
+        teardown(c);
+    mem_free(c);
+    return ok;
+}
+
+/* Latents are the last stage's. */
+static bool cascade_decode(const source *src, const request *q, const float *latents, const int64_t shape[4], result *out, status *st)
+{
+    cascade *c = mem_alloc(1, sizeof *c, "pipeline", st);
+    bool ok = c && engine_open(&c->e, src, q, out, st) && add_stages(c, src, q);
+    if (ok) {
+        cascade_stage *s = &c->stage[c->stages - 1];
+        s->images = (int)shape[0];
+        ok = s->kind->decode(s, latents, shape) && finish(s);
+    }
+    if (c)
+        teardown(c);
+    mem_free(c);
+    return ok;
+}
+
+/* The shared text; of a cascade without any, that of its first stage. */
+static bool cascade_encode(const source *src, const request *q, trace *to, result *out, status *st)
+{
+    cascade *c = mem_alloc(1, sizeof *c, "pipeline", st);
+    bool plan_alone = !to && !q->store && !q->cache;
+    double t0 = now_seconds();
+    bool ok = c && engine_open(&c->e, src, q, out, st) && add_stages(c, src, q) && open_prompts(c, q);
+    if (ok) { /* what is encoded does not depend on guidance */
+        prompt_set_close(&c->prompts);
+        ok = prompt_set_open(&c->prompts, q, q->tokens ? GUIDE_NONE : GUIDE_NAMED, st);
+    }
+    double t1 = now_seconds();
+    ok = ok && plan_text(c, q);
+    if (ok && c->text_planned)
+        ok = (plan_alone || text_stage_run(&c->text.text)) && text_stage_trace(&c->text.text, to, NULL, c->text.text.tokens.count, true, st);
+    else if (ok)
+        ok = c->stage[0].kind->text(&c->stage[0], to, plan_alone);
+    out->seconds_load = t1 - t0;
+    out->seconds_encode = now_seconds() - t1;
+    out->seconds_total = now_seconds() - t0;
+    if (c)
+        teardown(c);
+    mem_free(c);
+    return ok;
+}
+
+const pipeline_row pipeline_cascade = {"cascade", cascade_generate, cascade_encode, cascade_decode, cascade_plan, true};
