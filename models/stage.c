@@ -201,7 +201,7 @@ bool stage_plan(stage *s, engine *e, const char *component, const char *name, co
         ok = fit(s, base, ctx);
     } else {
         s->lever = ladder[0];
-        s->how.mapped = true;
+        s->how = (residency){.mapped = true, .readers = READERS};
         ok = record(s, &s->lever, ctx);
         if (ok && !plan_mappable(&s->plan, e->source))
             s->how = (residency){.ring_bytes = stream_least_ring(&s->plan, unit_ladder[0], e->st) + MOST_RING, .unit_bytes = unit_ladder[0],

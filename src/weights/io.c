@@ -383,6 +383,21 @@ const uint8_t *io_map(io *f, status *st)
     return atomic_load(&f->map);
 }
 
+void io_map_ahead(io *f, uint64_t offset, uint64_t bytes)
+{
+    const uint8_t *map = atomic_load(&f->map);
+    uint64_t first = offset / f->page * f->page;
+    if (!map)
+        return;
+    void *at = (void *)(uintptr_t)(map + first);
+    size_t length = (size_t)(offset + bytes - first);
+#ifdef MADV_POPULATE_READ
+    if (madvise(at, length, MADV_POPULATE_READ) == 0)
+        return;
+#endif
+    posix_madvise(at, length, POSIX_MADV_WILLNEED);
+}
+
 bool io_map_intact(const io *f, status *st)
 {
     return !guard_broken(f->guard) || status_set(st, STATUS_BAD_FILE, "%s: has shrunk, or cannot be read, since it was opened", f->name);

@@ -33,6 +33,8 @@ bool io_can_map(const io *f); /* it is a real file */
 /* The whole file mapped read-only (once; shared by later calls; NULL with st set when that fails, or for a file that
  * is not a real one). Stays mapped until io_close. */
 const uint8_t *io_map(io *f, status *st);
+/* This stretch of the mapping will be read now: returns when its pages are there, or sooner. */
+void io_map_ahead(io *f, uint64_t offset, uint64_t bytes);
 /* Were all the bytes that were read out of the mapping the file's? Where it shrank or its disk failed meanwhile they were zeros: false, with st set. */
 bool io_map_intact(const io *f, status *st);
 /* Bytes read so far through this file (mapped bytes count when io_count_mapped is told of them). */

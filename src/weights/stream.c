@@ -72,21 +72,29 @@ static bool take_unit(stream *s, int i, weight_slice *out, status *st)
     return true;
 }
 
+/* In the first pass the readers have been there before: what they have looked at stays where it is, and needs no entry any more. */
+static bool wait_for_mapped(stream *s, status *st)
+{
+    pthread_mutex_lock(&s->lock);
+    bool ready = wait_for_next(s);
+    s->taken += ready;
+    stream_release_taken(s);
+    if (!ready)
+        status_set(st, status_ok(&s->error) ? STATUS_FAILED : s->error.code, "%s", status_ok(&s->error) ? "stream: ended too early" : s->error.text);
+    pthread_mutex_unlock(&s->lock);
+    return ready;
+}
+
 static bool take_mapped(stream *s, const unit *u, weight_slice *out, status *st)
 {
     const weight *w = s->plan->use[u->use].weight;
     io *f = s->source->file[w->file];
+    if (s->pass == 0 && !wait_for_mapped(s, st))
+        return false;
     const uint8_t *map = io_map(f, st);
     if (!map || !io_map_intact(f, st))
         return false;
-    if (u->offset + u->bytes > io_size(f))
-        return status_set(st, STATUS_BAD_FILE, "%s: ends in the middle of tensor %s", io_name(f), w->name);
     const uint8_t *data = map + u->offset;
-    if (s->pass == 0) {
-        io_count_mapped(f, u->bytes);
-        if (s->source->container && !stream_check_unit(s, u, data, st))
-            return false;
-    }
     *out = (weight_slice){u->head_bytes ? data : NULL, data + u->head_bytes, u->first_row, u->rows};
     if (!u->head_bytes && type_head_bytes(w->type))
         out->head = map + w->part[u->part].offset;
@@ -182,8 +190,8 @@ stream *stream_open(const plan *p, const source *src, const residency *how, int 
     if (status_ok(st))
         s->vectors = mem_alloc(p->vector_bytes / 4 + (size_t)p->uses * 16 + 16, 4, "vectors", st);
     /* the readers first: while the small things come one by one, the ring fills */
-    if (!status_ok(st) || !units_build(&s->units, p, how->mapped ? UINT64_MAX : how->unit_bytes, st) ||
-        (!how->mapped && s->units.count && !stream_start_readers(s, st)) || !stream_load_vectors(s, st)) {
+    if (!status_ok(st) || !units_build(&s->units, p, how->mapped ? MAPPED_UNIT : how->unit_bytes, st) ||
+        (s->units.count && !stream_start_readers(s, st)) || !stream_load_vectors(s, st)) {
         stream_close(s);
         return NULL;
     }

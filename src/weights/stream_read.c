@@ -55,10 +55,12 @@ static bool reserve(stream *s, uint64_t *number)
     for (; !s->quit && next_to_read(s); pthread_cond_wait(&s->room, &s->lock)) {
         const unit *u = &s->units.unit[s->next_unit];
         size_t bytes = unit_slot_bytes(u), start = 0;
-        if (s->filled == ENTRIES || (!u->pinned && !place_in_ring(s, bytes, &start)))
+        if (s->filled == (s->how.mapped ? (int)MAPPED_AHEAD : (int)ENTRIES) || (!s->how.mapped && !u->pinned && !place_in_ring(s, bytes, &start)))
             continue;
         *number = s->oldest + (uint64_t)s->filled++;
-        *stream_entry(s, *number) = (entry){s->next_unit++, BEING_READ, NULL, start, u->pinned ? 0 : bytes};
+        *stream_entry(s, *number) = (entry){s->next_unit++, BEING_READ, NULL, start, u->pinned || s->how.mapped ? 0 : bytes};
+        if (s->how.mapped)
+            return true;
         if (!u->pinned) {
             s->in_ring++;
             s->tail = start + bytes;
@@ -104,13 +106,28 @@ static bool check_in_order(stream *s, status *st)
     return true;
 }
 
+/* Nothing is copied: the pages come into the cache, and are looked at. */
+static bool look_at_mapped(const stream *s, const unit *u, uint8_t **data, status *st)
+{
+    io *f = s->source->file[s->plan->use[u->use].weight->file];
+    const uint8_t *map = io_map(f, st);
+    if (!map || !io_map_intact(f, st))
+        return false;
+    if (u->offset + u->bytes > io_size(f))
+        return status_set(st, STATUS_BAD_FILE, "%s: ends in the middle of tensor %s", io_name(f), s->plan->use[u->use].weight->name);
+    io_map_ahead(f, u->offset, u->bytes);
+    io_count_mapped(f, u->bytes);
+    *data = (uint8_t *)(uintptr_t)map + u->offset;
+    return true;
+}
+
 static bool read_one(stream *s, uint64_t number, status *st)
 {
     entry *e = stream_entry(s, number);   /* stays where it is until the consumer has had it */
     const unit *u = &s->units.unit[e->unit];
-    uint8_t *slot = u->pinned ? u->pin : s->ring + e->start, *data = NULL;
+    uint8_t *slot = u->pinned ? u->pin : s->ring ? s->ring + e->start : NULL, *data = NULL;
     pthread_mutex_unlock(&s->lock);
-    bool ok = read_unit(s, u, slot, &data, st);
+    bool ok = s->how.mapped ? look_at_mapped(s, u, &data, st) : read_unit(s, u, slot, &data, st);
     pthread_mutex_lock(&s->lock);
     e->data = data;
     e->state = ok ? READ : BEING_READ;
@@ -155,7 +172,7 @@ void stream_release_taken(stream *s)
     pthread_cond_broadcast(&s->room);
 }
 
-bool stream_start_readers(stream *s, status *st)
+static bool make_room(stream *s, status *st)
 {
     uint64_t pinned = units_pin(&s->units, s->how.pin_bytes);
     bool all = true;
@@ -163,8 +180,7 @@ bool stream_start_readers(stream *s, status *st)
         all = all && s->units.unit[i].pinned;
     s->pin_bytes = pinned;
     s->ring_bytes = all ? 0 : s->how.ring_bytes / IO_ALIGN * IO_ALIGN;
-    s->fifo = mem_alloc(ENTRIES, sizeof *s->fifo, "stream", st);
-    if (pinned && status_ok(st))
+    if (pinned)
         s->pins = mem_map_huge(pinned, "pinned weights", st);
     if (s->ring_bytes && status_ok(st))
         s->ring = mem_map_huge(s->ring_bytes, "weights in flight", st);
@@ -176,6 +192,18 @@ bool stream_start_readers(stream *s, status *st)
             s->units.unit[i].pin = s->pins + at;
             at += unit_slot_bytes(&s->units.unit[i]);
         }
+    return true;
+}
+
+bool stream_start_readers(stream *s, status *st)
+{
+    if (s->how.mapped)
+        s->passes = 1; /* then all has been looked at */
+    else if (!make_room(s, st))
+        return false;
+    s->fifo = mem_alloc(ENTRIES, sizeof *s->fifo, "stream", st);
+    if (!s->fifo)
+        return false;
     int want = s->how.readers < 1 ? 1 : s->how.readers > MOST_READERS ? MOST_READERS : s->how.readers;
     pthread_mutex_lock(&s->lock);
     while (s->readers < want && pthread_create(&s->reader[s->readers], NULL, reader_main, s) == 0)
