@@ -8,6 +8,7 @@
 #include <math.h>
 
 const name_alias kandinsky3_aliases[] = {{NULL, NULL}};
+const char kandinsky3_null[] = "null_embedding";
 
 static const bool attends_down[KANDINSKY3_LEVELS] = {false, true, true, true}, attends_up[KANDINSKY3_LEVELS] = {true, true, true, false};
 static const linear_options edge = {.edge = true}, no_bias = {.no_bias = true};
@@ -239,7 +240,10 @@ static tensor join(run *r, tensor x, tensor skip)
 void kandinsky3_denoise(run *r, const kandinsky3_config *c, const kandinsky3_inputs *in)
 {
     context k = {.c = c, .seen = &in->seen};
-    tensor time = embed_time(r, c, in), all = project_text(r, c, in), mean = mean_rows(r, all, in->lengths);
+    tensor time = embed_time(r, c, in), all = project_text(r, c, in), mean;
+    if (in->null_embedding)
+        all = hide_rows(r, all, in->original, kandinsky3_null);
+    mean = mean_rows(r, all, in->lengths);
     k.text = batch_of(all, 1);
     k.time = activate(r, pool_text(r, &k, time, mean), ACT_SILU); /* every block begins with it */
     drop(r, mean);
@@ -262,6 +266,7 @@ void kandinsky3_record(run *r, const void *config)
     const kandinsky3_config *c = config;
     int unit = kandinsky3_unit(c);
     int32_t length = 1, start[2] = {0, 1};
-    kandinsky3_inputs in = {.batch = 1, .height = unit, .width = unit, .tokens = 1, .lengths = &length, .seen = {1, start, &length}};
+    bool null = !r->imagine && weight_exists(r, kandinsky3_null);
+    kandinsky3_inputs in = {.null_embedding = null, .batch = 1, .height = unit, .width = unit, .tokens = 1, .lengths = &length, .seen = {1, start, &length}};
     kandinsky3_denoise(r, c, &in);
 }

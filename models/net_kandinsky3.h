@@ -13,6 +13,7 @@ typedef struct kandinsky3_config {
 
 bool kandinsky3_config_read(kandinsky3_config *c, const json *j, const char *name, status *st);
 extern const name_alias kandinsky3_aliases[];
+extern const char kandinsky3_null[]; /* the name of the learned null embedding [cross_dim], which few checkpoints hold */
 
 typedef struct kandinsky3_inputs {
     const float *latents;       /* [batch, in_channels, height, width] */
@@ -21,6 +22,9 @@ typedef struct kandinsky3_inputs {
     int tokens;
     const int32_t *lengths;     /* [batch]: rows of each item, hidden ones included; the mean is taken of so many */
     segments seen;              /* of each item the rows that no mask hides */
+    const int32_t *original;    /* [batch]: what is hidden is hidden as in the original: rows from here on are zeros once they are projected, and an item
+                                   without any begins with the learned null embedding; NULL: as in diffusers */
+    bool null_embedding;        /* whether `original` is there; in PLAN it may be NULL */
     const float *timesteps;     /* [batch] */
     float *noise;               /* result: [batch, in_channels, height, width] */
 } kandinsky3_inputs;

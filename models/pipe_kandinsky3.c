@@ -2,7 +2,7 @@
  * Pitfalls: prompts go to the tokenizer as they are, 128 tokens at most, and a mask hides the padding from encoder and UNet; but the UNet's mean of the text is
  * taken of as many rows as the prompt has tokens, and one row of zeros more; a negative text is cut to that length. Without one, not "" is encoded: the
  * unconditional half is zeros, all hidden. Guidance is (g + 1) * conditional - g * unconditional. Latents are an eighth of the size asked for, rounded up to
- * multiples of eight, whatever the decoder makes of them. */
+ * multiples of eight, whatever the decoder makes of them. The original (--null-embedding) has other unconditional rows: see net_kandinsky3.h. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -36,7 +36,7 @@ typedef struct kandinsky3 {
     stage encode, denoise;      /* encode: of a picture */
     vae_stage decode;
     int tokens;                 /* rows of text of each batch item */
-    int32_t lengths[2 * MOST_IMAGES], real[2 * MOST_IMAGES]; /* of an item: rows that its mean is taken of, and of these such as no mask hides (where it
+    int32_t original[2 * MOST_IMAGES], lengths[2 * MOST_IMAGES], real[2 * MOST_IMAGES]; /* of an item: rows that its mean is taken of, and of these such as no mask hides (where it
                                                                 hides all, all are the same zeros: one stands for them) */
     /* during denoising */
     float *latents, *input, *predicted, *guided_noise, *text, timesteps[2 * MOST_IMAGES];
@@ -117,6 +117,8 @@ static bool check_request(const kandinsky3 *p)
     const char *other = q->mask ? "--mask" : q->refiner ? "--refiner" : NULL;
     if (other)
         return status_set(p->e.st, STATUS_USAGE, "%s: %s makes pictures from text and from pictures alone", other, p->e.source->path);
+    if (q->null_embedding && !source_lacks_weights(p->e.source, "unet") && !source_find(p->e.source, "unet", kandinsky3_null))
+        return status_set(p->e.st, STATUS_USAGE, "--null-embedding: %s holds no tensor unet/%s", p->e.source->path, kandinsky3_null);
     if (q->init && q->load_latents)
         return status_set(p->e.st, STATUS_USAGE, "--load-latents and --init-img: both say what to begin with");
     return true;
@@ -195,7 +197,8 @@ static void measure_text(kandinsky3 *p)
     for (int i = 0; i < p->batch; i++) {
         int positive = length_of(p, p->prompts.positive[i % p->images]), which = text_of(p, i), room = positive < most ? positive + 1 : positive;
         p->real[i] = which < 0 ? 1 : length_of(p, which) < room ? length_of(p, which) : room;
-        p->lengths[i] = which < 0 ? 1 : room;
+        p->lengths[i] = which < 0 && !q->null_embedding ? 1 : room;
+        p->original[i] = which < 0 ? 0 : p->real[i];
         p->tokens = room > p->tokens ? room : p->tokens;
     }
     p->e.held_bytes += (size_t)p->batch * (size_t)p->tokens * (size_t)p->unet.text_dim * 4;
@@ -218,7 +221,8 @@ static void place_text(kandinsky3 *p)
 static void unet_forward(run *r, const void *ctx)
 {
     const kandinsky3 *p = ctx;
-    kandinsky3_inputs in = {.batch = p->rows, .height = p->latent_height, .width = p->latent_width, .tokens = p->tokens};
+    kandinsky3_inputs in = {.batch = p->rows, .height = p->latent_height, .width = p->latent_width, .tokens = p->tokens,
+                            .null_embedding = p->e.request->null_embedding};
     int32_t start[2 * MOST_IMAGES + 1];
     for (int i = 0; i <= p->rows; i++)
         start[i] = i * p->tokens;
@@ -231,6 +235,7 @@ static void unet_forward(run *r, const void *ctx)
         in.lengths = p->lengths + at;
         in.timesteps = p->timesteps + at;
         in.seen.length = p->real + at;
+        in.original = p->original + at;
     }
     kandinsky3_denoise(r, &p->unet, &in);
 }
@@ -362,6 +367,8 @@ static uint64_t conditions_hash(const kandinsky3 *p)
 {
     const pixmap *init = p->e.request->init;
     uint64_t h = text_stage_hash(&p->text_encoder.text);
+    if (p->e.request->null_embedding)
+        h = hash_more(h, kandinsky3_null, sizeof "null_embedding");
     if (init) {
         h = hash_more(h, &p->strength, sizeof p->strength);
         h = hash_more(h, init->rgb, (size_t)init->width * (size_t)init->height * 3);

@@ -43,6 +43,7 @@ typedef struct request {
     int max_sequence_length;       /* 0: the pipeline's default */
     int tokens;                    /* > 0: that many arbitrary token ids instead of the prompt (encode, plan) */
     int clip_skip;                 /* 0: the pipeline's own; 1: CLIP's last layer, 2: the last but one */
+    bool null_embedding;           /* Kandinsky 3: guide away from the checkpoint's learned null embedding, as the original does */
     double guidance_rescale;       /* 0: none (Lin et al. 2023) */
     const pixmap *init, *mask;    /* a picture to begin with; what to paint anew in it (white); NULL: none */
     bool temperature_given;        /* else it is the pipeline's default */

@@ -105,6 +105,8 @@ static bool takes_all(const pipeline_row *row, const source *src, const request 
         return status_set(st, STATUS_USAGE, "--temperature: %s draws no tokens", src->path);
     if (q->cascades && row != &pipeline_cascade)
         return status_set(st, STATUS_USAGE, "--cascade: %s is no first stage of one", src->path);
+    if (q->null_embedding && row != &pipeline_kandinsky3)
+        return status_set(st, STATUS_USAGE, "--null-embedding: %s knows none; Kandinsky 3 may", src->path);
     return !given || status_set(st, STATUS_USAGE, "%s: %s makes pictures from text alone", given, src->path);
 }
 

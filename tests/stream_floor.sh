@@ -4,7 +4,7 @@
 #
 #   tests/stream_floor.sh [-n ROUNDS] [-t THREADS] MODEL [CASE...]
 #
-#   MODEL   a container with an encoder, such as `penstock quantize pixart_sigma_1024 --random 1 --type q4 -o MODEL` makes it, or `quantize ul2/encoder`
+#   MODEL   a container with an encoder, such as `penstock quantize pixart_sigma_1024 --random 1 --type q4 -o MODEL` makes it, or `quantize ul2`
 #   CASE    TOKENS:BUDGET:BAR or PROMPTSxTOKENS:BUDGET:BAR, such as 77:256M:1.3 or 16x20:256M:1.45 (default: the bars of T5-XXL)
 #
 # The floor of a run is the larger of

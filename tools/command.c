@@ -94,7 +94,7 @@ bool make_request(const options *o, progress *p, request *q, status *st)
     *q = (request){
         .prompt = o->prompt, .negative_prompt = o->negative_prompt, .width = o->width, .height = o->height, .steps = o->steps,
         .guidance_scale = o->guidance_scale, .guidance_rescale = o->guidance_rescale, .strength = o->strength, .temperature = o->temperature, .temperature_given = !isnan(o->temperature), .clip_skip = o->clip_skip,
-        .refiner_start = o->refiner_start, .sampling_method = o->sampling_method, .scheduler = o->scheduler, .seed = o->seed,
+        .refiner_start = o->refiner_start, .null_embedding = o->null_embedding, .sampling_method = o->sampling_method, .scheduler = o->scheduler, .seed = o->seed,
         .batch_count = o->batch_count, .max_sequence_length = o->max_sequence_length, .tokens = o->tokens,
         .precision = strcmp(o->precision, "f32") == 0 ? PRECISION_F32 : PRECISION_AUTO, .kernels = o->kernels,
         .threads = o->threads, .budget_bytes = o->budget_bytes, .scratch = o->scratch,

@@ -74,6 +74,7 @@ static const option_row table[] = {
     {"mask", 0, TEXT, GENERATE, AT(mask), 0, 0, "FILE", "a PNG picture: what is white is painted anew"},
     {"clip-skip", 0, COUNT, GENERATE | ENCODE, AT(clip_skip), 1, 100, "N", "CLIP's layer to take: 1 the last, 2 the last but one"},
     {"guidance-rescale", 0, REAL, GENERATE, AT(guidance_rescale), 0, 1, "X", "against overexposure by guidance (default 0)"},
+    {"null-embedding", 0, FLAG, GENERATE, AT(null_embedding), 0, 0, NULL, "guide away from the learned null embedding that the model holds (Kandinsky 3)"},
     {"temperature", 0, REAL, GENERATE, AT(temperature), 0, 1000, "X",
      "token models: noise on which tokens are kept, falling from X to 0 (default 2); 0: always the likeliest token, no noise"},
     {"preview", 0, COUNT, GENERATE, AT(preview), 1, 10000, "N", "every N steps a small picture, out_step_N.png"},

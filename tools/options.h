@@ -28,7 +28,7 @@ typedef struct options {
     const char *init_img, *mask, *refiner;
     const char *sampling_method, *scheduler, *precision, *kernels, *scratch, *trace, *save_latents, *load_latents, *checkpoint, *embeddings, *type;
     uint64_t seed, random_seed, budget_bytes;
-    bool seed_given, random_weights, random_given, list_tensors, no_cache, json, quiet, verbose, help;
+    bool seed_given, random_weights, random_given, list_tensors, no_cache, null_embedding, json, quiet, verbose, help;
     text_list tensor_type, component, cascade;
     text_list argument;
     const char **memory;     /* what the lists lie in */

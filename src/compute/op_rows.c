@@ -98,3 +98,16 @@ tensor mean_rows(run *r, tensor x, const int32_t *count)
     }
     return y;
 }
+
+tensor hide_rows(run *r, tensor x, const int32_t *seen, const char *name)
+{
+    int use = use_vector(r, name, x.channels, 0);
+    int64_t tokens = tensor_tokens(x), n = x.channels;
+    for (int64_t b = 0; r->live && run_ok(r) && b < x.batch; b++) {
+        float *row = tensor_data(r, x) + b * tokens * n;
+        memset(row + seen[b] * n, 0, (size_t)((tokens - seen[b]) * n) * 4);
+        if (!seen[b])
+            memcpy(row, stream_vector(r->stream, use), (size_t)n * 4);
+    }
+    return x;
+}

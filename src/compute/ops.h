@@ -106,6 +106,8 @@ tensor sequence_of(tensor x);
 tensor rows_of(tensor x, int rows);                         /* [b, 1, rows * c] seen as [b, rows, c], for table_row */
 tensor batch_of(tensor x, int batch);                       /* [1, b * t, c] seen as [b, t, c] */
 tensor pick_rows(run *r, tensor x, const int32_t *at, int count); /* [b, t, c] -> [count, 1, c]: rows at[i] of its b * t */
+/* Rows from seen[b] on become 0, and where seen[b] is 0 the first one the weight NAME [c]; in place. */
+tensor hide_rows(run *r, tensor x, const int32_t *seen, const char *name);
 tensor mean_rows(run *r, tensor x, const int32_t *count);  /* [b, t, c] -> [b, 1, c]: the mean of each item's first count[b] rows */
 /* [b, h, w, p * p * c] -> [b, h * p, w * p, c]; the p * p * c are (row, column, channel) */
 tensor unpatchify(run *r, tensor x, int patch, int channels);

@@ -21,6 +21,7 @@ const sampler_row sampler_table[] = {
     {"lms", "LMSDiscreteScheduler", "linear multistep method", &sampler_ops_lms},
     {"lcm", "LCMScheduler", "latent consistency models, for models distilled to it", &sampler_ops_lcm},
     {"tcd", "TCDScheduler", "trajectory consistency distillation, for models distilled to it", &sampler_ops_tcd},
+    {"flash", "Kandinsky3Flash", "Kandinsky 3.1 Flash: 4 steps, --cfg-scale 1", &sampler_ops_flash},
     {NULL, NULL, NULL, NULL},
 };
 

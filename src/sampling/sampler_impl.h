@@ -20,7 +20,8 @@ enum {
     CLASS_UNIPC = 512,
     CLASS_LCM = 1024,
     CLASS_TCD = 2048,
-    CLASS_ALL = 4095
+    CLASS_FLASH = 4096, /* no class of diffusers */
+    CLASS_ALL = 8191
 };
 
 /* The orders are those of the word lists in sampler_config.c. */
@@ -109,7 +110,7 @@ typedef struct sampler_ops {
 
 extern const sampler_ops sampler_ops_ddim, sampler_ops_dpm_multi, sampler_ops_euler, sampler_ops_euler_a, sampler_ops_unipc;
 extern const sampler_ops sampler_ops_ddpm, sampler_ops_pndm, sampler_ops_lms, sampler_ops_heun, sampler_ops_dpm_single;
-extern const sampler_ops sampler_ops_lcm, sampler_ops_tcd;
+extern const sampler_ops sampler_ops_lcm, sampler_ops_tcd, sampler_ops_flash;
 
 /* sampler_config.c ------------------------------------------------------------------------------------------------ */
 
