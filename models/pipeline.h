@@ -14,6 +14,7 @@
 typedef enum precision { PRECISION_AUTO, PRECISION_F32 } precision;
 
 typedef struct embedding_store embedding_store; /* models/embeddings.h */
+typedef struct input_moments input_moments; /* weights/moments.h */
 typedef struct trace trace; /* src/base/trace.h: a safetensors file being collected, NULL: none */
 
 /* Progress, called from the thread that runs the pipeline: stage "load", "encode", "denoise", "decode"; done of total (total 0: unknown). */
@@ -68,6 +69,7 @@ typedef struct request {
     embedding_store *store;        /* and from here, NULL: nowhere */
     const char *load_latents;      /* a file of latents to go on from, NULL: noise */
     const char *checkpoint;        /* a file that holds the state after each step; where it is there the run goes on from it */
+    input_moments *moments;              /* gets what passes through the matrices, for `quantize --calibrate`; NULL: not wanted */
     int rehearsals;                /* bench: how often each pass is run before the one that counts */
     progress_fn progress;
     void *progress_ctx;

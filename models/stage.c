@@ -190,7 +190,7 @@ bool stage_plan(stage *s, engine *e, const char *component, const char *name, co
     s->row = &report->stage[report->stages < (int)(sizeof report->stage / sizeof *report->stage) - 1 ? report->stages++ : report->stages];
     snprintf(s->row->name, sizeof s->row->name, "%s", name);
     s->plan.stage = s->row->name;
-    s->run = (run){.st = e->st, .plan = &s->plan, .k = e->k, .pool = e->pool, .f32 = e->request->precision == PRECISION_F32, .source = e->source,
+    s->run = (run){.st = e->st, .plan = &s->plan, .k = e->k, .pool = e->pool, .f32 = e->request->precision == PRECISION_F32, .moments = e->request->moments, .source = e->source,
                    .component = component, .alias = alias, .imagine = source_lacks_weights(e->source, component)};
     uint64_t base = process_base_bytes(e) + e->held_bytes;
     bool ok;

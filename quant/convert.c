@@ -157,6 +157,8 @@ static bool set_types(out_list *l, const convert_request *q, const policy_tensor
         if (t->draw)
             t->random = random_of(q->seed, t->e.component, t->e.name, t->role, &t->e.matrix);
         check_source(t, st);
+        if (type_of(t->e.type)->panels && !t->copy && moments_rows(q->moments, t->w) > 0)
+            t->e.window = moments_window(t->e.matrix.depth);
         t->probe = !t->copy && !p[i].by_rule && type_head_bytes(t->e.type) > 0;
     }
     return status_ok(st);
@@ -215,7 +217,7 @@ static uint64_t fixed_bytes(const out_list *l, const convert_request *q)
     for (int i = 0; i < q->components; i++)
         for (int k = 0; q->component[i].from && k < q->component[i].from->blobs; k++)
             all += q->component[i].from->blob[k].bytes;
-    return (uint64_t)l->count * (sizeof(out_tensor) + 600) + pack_writer_bytes(all);
+    return (uint64_t)l->count * (sizeof(out_tensor) + 600) + pack_writer_bytes(all) + moments_bytes(q->moments) + convert_factor_bytes(l);
 }
 
 static uint64_t alone_bytes(const out_list *l, const convert_request *q)
@@ -349,11 +351,20 @@ static void summarize(convert_report *report, const out_list *l, const convert_r
     double error = 0, all = 0;
     for (int i = 0; i < l->count; i++) {
         const out_tensor *t = &l->tensor[i];
+        if (t->sum.power > 0) {
+            report->fed++;
+            report->fed_error += sqrt(t->sum.fed / t->sum.power);
+            report->plain_error += sqrt(t->sum.plain / t->sum.power);
+        }
         if (type_of(t->e.type)->safetensors || t->copy)
             continue;
         double e = (double)encode_relative(&t->sum), n = (double)numbers_of(&t->e.matrix);
         error += e * e * n;
         all += n;
+    }
+    if (report->fed) {
+        report->fed_error /= report->fed;
+        report->plain_error /= report->fed;
     }
     report->tensors = l->count;
     report->numbers = l->numbers;
@@ -379,6 +390,8 @@ bool convert(const convert_request *q, convert_report *report, status *st)
               list_unused(report, &l, q, st);
     pack_writer *w = ok ? pack_create(q->out, st) : NULL;
     if (w) {
+        if (q->moments)
+            pack_calibrated(w, q->prompts);
         if (copy_files(w, q, st))
             convert_run(&l, w, q, threads, worker_bytes, st);
         ok = pack_commit(w, st);

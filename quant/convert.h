@@ -6,6 +6,7 @@
 #define PENSTOCK_CONVERT_H
 
 #include "quant/policy.h"
+#include "weights/moments.h"
 #include "weights/plan.h"
 
 typedef struct convert_component {
@@ -20,6 +21,8 @@ typedef struct convert_report {
     uint64_t file_bytes;
     double bits;                /* matrices and convolutions, everything included, per number */
     double error;               /* relative RMS of what was quantized, the mean over its numbers */
+    int fed;                    /* tensors coded with error feedback, and the relative error of their outputs with and without it: the mean over them */
+    double fed_error, plain_error;
     int unused;                 /* tensors of the sources' components that no plan uses */
     const weight **unused_weight;
 } convert_report;
@@ -34,6 +37,8 @@ typedef struct convert_request {
     const convert_component *component;
     int threads;                /* at least 1 */
     uint64_t memory_bytes;      /* what the conversion may allocate; 0: no limit. Too little: STATUS_BUDGET with the least */
+    input_moments *moments;           /* of the inputs that layers had (of request.from's weights): their errors are fed back; NULL: no calibration */
+    int prompts;                /* that the moments are of, for the container's header */
     bool random;                /* weights that no file holds (weight.file < 0) are drawn */
     uint64_t seed;
     void (*progress)(void *ctx, uint64_t numbers, uint64_t all); /* from one thread at a time; may be NULL */

@@ -146,7 +146,7 @@ bool convert_find_head(const kernels *k, out_tensor *t, const worker_memory *m, 
 /* The head, and the error that the sample has with it. */
 static bool probe_one(const kernels *k, out_tensor *t, const worker_memory *m, status *st)
 {
-    encode_sum sum = {0, 0};
+    encode_sum sum = {0};
     if (!convert_find_head(k, t, m, t->head, st))
         return false;
     for (int i = 0; i < SAMPLE_RUNS; i++) {

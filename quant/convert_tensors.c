@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "quant/encode_feedback.h"
 
 enum { MOST_THREADS = 64 };
 
@@ -23,6 +24,9 @@ typedef struct conversion {
     int tensor, writing;         /* the next chunk to take, and to write */
     int64_t chunk, writing_chunk;
     uint64_t numbers;            /* written */
+    float *factor;               /* of the tensor that is being encoded with feedback ... */
+    double *factor_tmp;
+    out_tensor *fed;             /* ... that one */
     status *st;                  /* the first error; under the lock */
 } conversion;
 
@@ -45,6 +49,7 @@ static bool take(conversion *c, chunk *out)
     *out = (chunk){.t = t, .tensor = c->tensor, .number = c->chunk, .first_row = c->chunk * t->chunk_rows};
     out->rows = t->e.matrix.rows - out->first_row < t->chunk_rows ? t->e.matrix.rows - out->first_row : t->chunk_rows;
     c->chunk++;
+    t->pending++;
     if (out->first_row + out->rows == t->e.matrix.rows) {
         c->tensor++;
         c->chunk = 0;
@@ -52,22 +57,50 @@ static bool take(conversion *c, chunk *out)
     return true;
 }
 
-/* The thread that has a tensor's first chunk finds the head, the others wait for it. Called and left with the lock held. */
-static bool wait_for_head(conversion *c, const chunk *n, const worker_memory *m)
+/* ---- what all chunks of a tensor share: the thread that has the first one makes it, the others wait ---- */
+
+static bool find_head(const conversion *c, out_tensor *t, const worker_memory *m, status *st)
 {
-    if (n->number == 0 && type_head_bytes(n->t->e.type) && !n->t->head_known) {
-        uint8_t head[CODE_HEAD_BYTES];
+    uint8_t head[CODE_HEAD_BYTES];
+    if (type_head_bytes(t->e.type) == 0 || t->head_known)
+        return true;
+    if (!convert_find_head(c->k, t, m, head, st))
+        return false;
+    memcpy(t->head, head, sizeof head);
+    return true;
+}
+
+static bool find_factor(const conversion *c, out_tensor *t, status *st)
+{
+    if (!t->e.window)
+        return true;
+    if (!moments_get(c->q->moments, t->w, c->factor, st))
+        return false;
+    if (!feedback_factor(c->factor, t->e.matrix.depth, t->e.window, c->factor_tmp))
+        return status_set(st, STATUS_FAILED, "calibration: the inputs of %s/%s are not finite", t->e.component, t->e.name);
+    t->e.factor = c->factor;
+    return true;
+}
+
+/* There is room for the factors of one tensor: who still needs those of the one before is waited for. Called and left with the lock held. */
+static bool make_ready(conversion *c, const chunk *n, const worker_memory *m)
+{
+    out_tensor *t = n->t;
+    if (n->number == 0) {
         status st = STATUS_INIT;
+        const out_tensor *before = c->fed;
+        c->fed = t->e.window ? t : c->fed;
+        while (t->e.window && before && before->pending > 0 && status_ok(c->st))
+            pthread_cond_wait(&c->moved, &c->lock);
         pthread_mutex_unlock(&c->lock);
-        bool ok = convert_find_head(c->k, n->t, m, head, &st);
+        bool ok = find_head(c, t, m, &st) && find_factor(c, t, &st);
         pthread_mutex_lock(&c->lock);
         if (!ok)
             return status_set(c->st, st.code, "%s", st.text);
-        memcpy(n->t->head, head, sizeof head);
-        n->t->head_known = true;
+        t->ready = true;
         pthread_cond_broadcast(&c->moved);
     }
-    while (type_head_bytes(n->t->e.type) && !n->t->head_known && status_ok(c->st))
+    while (!t->ready && status_ok(c->st))
         pthread_cond_wait(&c->moved, &c->lock);
     return status_ok(c->st);
 }
@@ -110,8 +143,13 @@ static bool write_in_turn(conversion *c, const chunk *n, const worker_memory *m,
         return false;
     t->sum.error += sum->error;
     t->sum.energy += sum->energy;
+    t->sum.fed += sum->fed;
+    t->sum.plain += sum->plain;
+    t->sum.power += sum->power;
     c->writing_chunk++;
     if (n->first_row + n->rows == t->e.matrix.rows) {
+        if (t->sum.power > 0)
+            pack_output_error(c->writer, (float)sqrt(t->sum.fed / t->sum.power), (float)sqrt(t->sum.plain / t->sum.power));
         if (!pack_end(c->writer, error_of(t), c->st))
             return false;
         c->writing++;
@@ -134,11 +172,13 @@ static void *worker(void *ctx)
     char *memory = mem_map(c->worker_bytes + 1, "conversion", &mine);
     worker_memory m = memory ? convert_divide(c->list, memory) : (worker_memory){0};
     pthread_mutex_lock(&c->lock);
-    while (memory && take(c, &n) && wait_for_head(c, &n, &m)) {
-        encode_sum sum = {0, 0};
+    while (memory && take(c, &n) && make_ready(c, &n, &m)) {
+        encode_sum sum = {0};
         pthread_mutex_unlock(&c->lock);
         bool ok = encode_chunk(c, &n, &m, &sum, &mine);
         pthread_mutex_lock(&c->lock);
+        n.t->pending--;
+        pthread_cond_broadcast(&c->moved);
         if (!ok || !write_in_turn(c, &n, &m, &sum))
             break;
     }
@@ -150,6 +190,33 @@ static void *worker(void *ctx)
     return NULL;
 }
 
+static void factor_room(const out_list *l, size_t *factor, size_t *tmp)
+{
+    *factor = *tmp = 0;
+    for (int i = 0; i < l->count; i++) {
+        size_t window = (size_t)l->tensor[i].e.window, floats = window * (size_t)l->tensor[i].e.matrix.depth;
+        *factor = floats > *factor ? floats : *factor;
+        *tmp = window * (window + 1) > *tmp ? window * (window + 1) : *tmp;
+    }
+}
+
+size_t convert_factor_bytes(const out_list *l)
+{
+    size_t factor, tmp;
+    factor_room(l, &factor, &tmp);
+    return factor * sizeof(float) + tmp * sizeof(double);
+}
+
+static void make_factor_room(conversion *c)
+{
+    size_t factor, tmp;
+    factor_room(c->list, &factor, &tmp);
+    if (factor) {
+        c->factor = mem_alloc(factor, sizeof *c->factor, "calibration", c->st);
+        c->factor_tmp = mem_alloc(tmp, sizeof *c->factor_tmp, "calibration", c->st);
+    }
+}
+
 bool convert_run(out_list *l, pack_writer *w, const convert_request *q, int threads, size_t worker_bytes, status *st)
 {
     conversion c = {.list = l, .writer = w, .q = q, .k = kernels_best(), .worker_bytes = worker_bytes, .st = st};
@@ -157,12 +224,16 @@ bool convert_run(out_list *l, pack_writer *w, const convert_request *q, int thre
     int started = 0;
     pthread_mutex_init(&c.lock, NULL);
     pthread_cond_init(&c.moved, NULL);
-    while (started < threads - 1 && started < MOST_THREADS && pthread_create(&id[started], NULL, worker, &c) == 0)
+    make_factor_room(&c);
+    while (status_ok(st) && started < threads - 1 && started < MOST_THREADS && pthread_create(&id[started], NULL, worker, &c) == 0)
         started++; /* one less is no reason to fail */
-    worker(&c);
+    if (status_ok(st))
+        worker(&c);
     for (int i = 0; i < started; i++)
         pthread_join(id[i], NULL);
     pthread_cond_destroy(&c.moved);
     pthread_mutex_destroy(&c.lock);
+    mem_free(c.factor);
+    mem_free(c.factor_tmp);
     return status_ok(st);
 }

@@ -18,6 +18,8 @@ typedef struct out_tensor {
     int64_t chunk_rows;     /* done at once */
     bool probe;             /* convert_probe is to look at it */
     float sampled_error;    /* by convert_probe: relative RMS, of some rows; else 0 */
+    int pending;            /* chunks taken and not encoded yet */
+    bool ready;             /* its head, and with feedback its factors, are there */
     bool head_known;
     uint8_t head[CODE_HEAD_BYTES];
     encode_sum sum;         /* of the chunks written so far */
@@ -38,6 +40,8 @@ typedef struct worker_memory {
 
 /* What one thread needs for any tensor of the list, with chunks of about `target` bytes of f32. Sets chunk_rows. */
 size_t convert_worker_bytes(out_list *l, size_t target);
+/* With error feedback: the factors of one tensor, whichever it is, and what making them takes. */
+size_t convert_factor_bytes(const out_list *l);
 /* Divide as much memory as the last call of the above said. */
 worker_memory convert_divide(const out_list *l, char *p);
 /* Whole units of the source's file; rows as f32. */

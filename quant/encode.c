@@ -6,6 +6,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "quant/encode_feedback.h"
 #include "quant/round.h"
 
 enum { LANES = 16 }; /* sums run in that many parts, in a fixed order, so that a compiler may vectorize them */
@@ -19,10 +20,10 @@ bool type_writable(weight_type type)
 
 encoding encoding_of(weight_type type, matrix_shape m, const char *component, const char *name)
 {
-    return (encoding){type, m, type_of(type)->panels ? rotation_block(m.depth) : 0, component, name};
+    return (encoding){.type = type, .matrix = m, .rotation = type_of(type)->panels ? rotation_block(m.depth) : 0, .component = component, .name = name};
 }
 
-/* ---- scratch: one row, padded and rotated; q4, q5: its tables, its codes, the search ---- */
+/* ---- scratch: one row, padded and rotated; what it is to become under feedback; q4, q5: its tables, its codes, the search ---- */
 
 static size_t row_numbers(const encoding *e) { return (size_t)e->matrix.taps * (size_t)e->matrix.depth; }
 
@@ -34,6 +35,7 @@ typedef struct scratch {
     float *row;
     uint8_t *table, *code;
     void *search;
+    float *target, *values; /* with error feedback */
 } scratch;
 
 static scratch scratch_of(const encoding *e, void *memory)
@@ -41,7 +43,9 @@ static scratch scratch_of(const encoding *e, void *memory)
     char *p = memory;
     size_t n = padded_numbers(e);
     scratch s = {.row = memory};
-    s.table = (uint8_t *)(p += up64(n * sizeof(float)));
+    s.target = (float *)(void *)(p += up64(n * sizeof(float)));
+    s.values = (float *)(void *)(p += e->window ? up64(n * sizeof(float)) : 0);
+    s.table = (uint8_t *)(p += e->window ? up64(n * sizeof(float)) : 0);
     s.code = (uint8_t *)(p += up64(n / 16));
     s.search = p + up64(n);
     return s;
@@ -50,7 +54,7 @@ static scratch scratch_of(const encoding *e, void *memory)
 size_t encode_scratch_bytes(const encoding *e)
 {
     size_t n = padded_numbers(e);
-    return up64(n * sizeof(float)) + (is_coded(e->type) ? up64(n / 16) + up64(n) + up64(code_search_bytes()) : 0);
+    return up64(n * sizeof(float)) * (e->window ? 3 : 1) + (is_coded(e->type) ? up64(n / 16) + up64(n) + up64(code_search_bytes()) : 0);
 }
 
 /* ---- what a checkpoint may hold ---- */
@@ -220,15 +224,55 @@ static void q8_row(const encoding *e, const float *x, uint8_t *out, encode_sum *
 
 /* ---- panels ---- */
 
+/* Of a panel's first row: what its output's error would have been with these values, and its power. */
+static void add_plain(const encoding *e, const scratch *s, encode_sum *sum)
+{
+    for (size_t i = 0; i < padded_numbers(e); i++)
+        s->values[i] = s->row[i] - s->values[i];
+    sum->plain += feedback_output(e, s->values, s->target);
+    sum->power += feedback_output(e, s->row, s->target);
+}
+
+typedef struct fed_i8 {
+    float scale, inverse;
+    int8_t *out; /* of the row, in its panel */
+} fed_i8;
+
+static void no_group(void *ctx, const float *target, int column) { (void)ctx, (void)target, (void)column; }
+
+static float number_i8(void *ctx, float target, int column)
+{
+    const fed_i8 *f = ctx;
+    float code = code_i8(target, f->inverse);
+    f->out[column / 16 * PANEL_ROWS * 16 + column % 16] = (int8_t)code;
+    return code * f->scale;
+}
+
+static double q8_row_fed(const encoding *e, const scratch *s, int r, float scale, int8_t *out, encode_sum *sum)
+{
+    fed_i8 f = {scale, 1 / scale, out};
+    feedback_code by = {&f, no_group, number_i8};
+    double error, fed = feedback_row(e, s->row, s->target, &by, &error);
+    if (r == 0) {
+        for (size_t i = 0; i < padded_numbers(e); i++)
+            s->values[i] = code_i8(s->row[i], f.inverse) * scale;
+        add_plain(e, s, sum);
+        sum->fed += fed;
+    }
+    return error;
+}
+
 static void q8_panel_row(const encoding *e, const scratch *s, int r, uint8_t *unit, encode_sum *sum)
 {
     size_t n = padded_numbers(e);
-    int8_t *out = (int8_t *)(unit + PANEL_ROWS * sizeof(float));
+    int8_t *out = (int8_t *)(unit + PANEL_ROWS * sizeof(float)) + r * 16;
     double error;
     float scale = fit_i8(s->row, n, &error);
     memcpy(unit + (size_t)r * sizeof scale, &scale, sizeof scale);
-    for (size_t i = 0; i < n; i += 16)
-        code_row_i8(s->row + i, 16, scale, out + (i / 16 * PANEL_ROWS + (size_t)r) * 16);
+    for (size_t i = 0; i < n && !(e->factor && scale > 0); i += 16)
+        code_row_i8(s->row + i, 16, scale, out + i * PANEL_ROWS);
+    if (e->factor && scale > 0)
+        error = q8_row_fed(e, s, r, scale, out, sum);
     sum->error += scale > 0 ? error : 0;
 }
 
@@ -253,6 +297,16 @@ static uint16_t sign_bits(const uint8_t code[16])
     return (uint16_t)bits;
 }
 
+static void code_fed(const encoding *e, const kernels *k, const scratch *s, int r, uint16_t scale, double *error, encode_sum *sum)
+{
+    if (r == 0) {
+        code_values(s->search, scale, s->table, s->code, (int)padded_numbers(e), s->values);
+        add_plain(e, s, sum);
+    }
+    double fed = code_row_fed(s->search, k, e, s->row, scale, s->target, s->table, s->code, error);
+    sum->fed += r == 0 ? fed : 0;
+}
+
 static void code_panel_row(const encoding *e, const kernels *k, const scratch *s, int r, uint8_t *unit, encode_sum *sum)
 {
     size_t n = padded_numbers(e), row = (size_t)r;
@@ -260,6 +314,8 @@ static void code_panel_row(const encoding *e, const kernels *k, const scratch *s
     double error;
     uint16_t scale = code_row(s->search, k, &e->matrix, s->row, s->table, s->code, &error);
     memcpy(unit + row * sizeof scale, &scale, sizeof scale);
+    if (e->factor && scale)
+        code_fed(e, k, s, r, scale, &error, sum);
     for (size_t b = 0; b < n / 32; b++) {
         const uint8_t *code = s->code + 32 * b;
         unit[at.table + b * PANEL_ROWS + row] = (uint8_t)(s->table[2 * b] | s->table[2 * b + 1] << 4);

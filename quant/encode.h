@@ -17,12 +17,17 @@ typedef struct encoding {         /* how one tensor is written */
     matrix_shape matrix;
     int rotation;                 /* panel types: the Hadamard block, 0 none */
     const char *component, *name; /* for sentences */
+    int window;                   /* panel types with error feedback: columns that know of each other, and ... */
+    const float *factor;          /* ... what feedback_factor made of their moments. 0, NULL: without */
 } encoding;
 
 enum { CODE_RANGES = 5 };         /* families of tables to choose from */
 typedef struct encode_trial { double error[CODE_RANGES]; } encode_trial;  /* begins as {0} */
 
-typedef struct encode_sum { double error, energy; } encode_sum; /* squares: of the differences, of the numbers */
+typedef struct encode_sum {
+    double error, energy;         /* squares: of the differences, of the numbers */
+    double fed, plain, power;     /* with feedback, of a row in 16: of the output's differences, with and without it, and of the output */
+} encode_sum;
 
 /* f32, f16, bf16, q8, q5, q4, q8_rows */
 bool type_writable(weight_type type);
@@ -52,5 +57,10 @@ double code_row_error(const void *with, const kernels *k, const float *row, int 
 /* Code a padded row: returns its scale as bf16; for each group of 16 numbers a table, for each number a code as search_codes makes them;
  * the sum of the squared differences, padding not counted. */
 uint16_t code_row(const void *with, const kernels *k, const matrix_shape *m, const float *row, uint8_t *table, uint8_t *code, double *error);
+/* What those codes stand for, [padded row]. */
+void code_values(const void *with, uint16_t scale, const uint8_t *table, const uint8_t *code, int n, float *out);
+/* Code it anew with that scale, errors fed back: returns the output's error. target: n floats of scratch. */
+double code_row_fed(const void *with, const kernels *k, const encoding *e, const float *row, uint16_t scale, float *target, uint8_t *table, uint8_t *code,
+                    double *error);
 
 #endif

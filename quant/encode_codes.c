@@ -12,6 +12,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "quant/encode_feedback.h"
 #include "quant/round.h"
 
 enum {
@@ -153,4 +154,53 @@ uint16_t code_row(const void *with, const kernels *k, const matrix_shape *m, con
         scale = rounded;
     *error = (double)sums[1] * unit * unit - 2 * scale * unit * (double)sums[2] + square * scale * scale;
     return bf16_of(scale);
+}
+
+/* ---- with error feedback ---- */
+
+static float level_of(const search *s, uint8_t table, uint8_t code)
+{
+    float level = s->levels[table * s->count + (code & 15)];
+    return code & 128 ? -level : level;
+}
+
+void code_values(const void *with, uint16_t scale, const uint8_t *table, const uint8_t *code, int n, float *out)
+{
+    float by = bf16_value(scale);
+    for (int i = 0; i < n; i++)
+        out[i] = level_of(with, table[i / GROUP], code[i]) * by;
+}
+
+typedef struct fed_row {
+    const search *s;
+    const kernels *k;
+    float scale, inverse;
+    uint8_t *table, *code;
+} fed_row;
+
+static void choose_table(void *ctx, const float *target, int column)
+{
+    const fed_row *f = ctx;
+    int64_t sums[4] = {0};
+    f->k->search_codes(target, 1, 1, ONE * f->inverse, f->s->levels, f->s->count, f->s->first, f->table + column / GROUP, f->code + column, sums);
+}
+
+static float code_number(void *ctx, float target, int column)
+{
+    const fed_row *f = ctx;
+    const uint8_t *levels = f->s->levels + f->table[column / GROUP] * f->s->count;
+    float x = fabsf(target) * f->inverse * 2;
+    int n = 0;
+    while (n < f->s->count - 1 && x > (float)(levels[n] + levels[n + 1]))
+        n++;
+    f->code[column] = (uint8_t)(n | (signbit(target) ? 128 : 0));
+    return level_of(f->s, f->table[column / GROUP], f->code[column]) * f->scale;
+}
+
+double code_row_fed(const void *with, const kernels *k, const encoding *e, const float *row, uint16_t scale, float *target, uint8_t *table, uint8_t *code,
+                    double *error)
+{
+    fed_row f = {with, k, bf16_value(scale), 1 / bf16_value(scale), table, code};
+    feedback_code by = {&f, choose_table, code_number};
+    return feedback_row(e, row, target, &by, error);
 }

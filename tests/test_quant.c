@@ -344,7 +344,7 @@ Test(encode, units_are_independent)
         uint8_t *again = mem_alloc(c.bytes, 1, "test", &c.st), *scratch = mem_alloc(encode_scratch_bytes(&c.e), 1, "test", &c.st);
         size_t unit = type_unit_bytes(types[t], &m);
         int step = type_unit_rows(types[t]);
-        encode_sum sum = {0, 0};
+        encode_sum sum = {0};
         for (int64_t r = (m.rows - 1) / 16 * 16; r >= 0; r -= 16)
             cr_assert(encode_rows(&c.e, kernels_best(), c.head, w + (size_t)r * 576, r, m.rows - r < 16 ? m.rows - r : 16, scratch,
                                   again + (size_t)(r / step) * unit, &sum, &c.st));
@@ -368,7 +368,7 @@ Test(encode, kernel_sets_agree)
         coded c = code(type, m, w);
         void *scratch = mem_alloc(encode_scratch_bytes(&c.e), 1, "test", &c.st);
         uint8_t head[CODE_HEAD_BYTES], *units = mem_alloc(c.bytes, 1, "test", &c.st);
-        encode_sum sum = {0, 0};
+        encode_sum sum = {0};
         encode_trial trial = {{0}};
         encode_try(&c.e, sets[i % n], w, 32, scratch, &trial);
         encode_head(&c.e, &trial, head);

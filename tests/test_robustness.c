@@ -50,7 +50,7 @@ static layer make_layer(weight_type type, int rows, int depth)
     l.units = room(bytes, 1);
     void *scratch = room(encode_scratch_bytes(&l.e), 1);
     encode_trial trial = {{0}};
-    encode_sum sum = {0, 0};
+    encode_sum sum = {0};
     encode_try(&l.e, kernels_best(), l.w, 16, scratch, &trial);
     encode_head(&l.e, &trial, l.head);
     cr_assert(encode_rows(&l.e, kernels_best(), l.head, l.w, 0, rows, scratch, l.units, &sum, &st), "%s", st.text);

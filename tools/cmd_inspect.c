@@ -17,6 +17,8 @@ typedef struct tally {
     double error, error_weight;     /* sum of error^2 x parameters where known, and those parameters */
     double errors;                  /* of what is quantized, where known: their sum, their number, the worst */
     uint64_t quantized;
+    double output, output_plain;    /* of what is calibrated: the errors of outputs, summed, with and without */
+    uint64_t calibrated;
     const weight *worst;
 } tally;
 
@@ -65,6 +67,11 @@ static void count(tally *t, const weight *w)
     if (!isnan(w->error) && !type_of(w->type)->safetensors) {
         t->errors += (double)w->error;
         t->quantized++;
+        if (w->output_plain > 0) {
+            t->output += (double)w->output_error;
+            t->output_plain += (double)w->output_plain;
+            t->calibrated++;
+        }
         t->worst = !t->worst || w->error > t->worst->error ? w : t->worst;
     }
 }
@@ -79,6 +86,11 @@ static void add_errors(json_object *j, const tally *t)
         return;
     json_object_object_add(j, "error_mean", json_object_new_double(t->errors / (double)t->quantized));
     json_object_object_add(j, "error_worst", json_object_new_double(t->worst->error));
+    if (t->calibrated) {
+        json_object_object_add(j, "calibrated", json_object_new_uint64(t->calibrated));
+        json_object_object_add(j, "output_error_mean", json_object_new_double(t->output / (double)t->calibrated));
+        json_object_object_add(j, "output_error_plain_mean", json_object_new_double(t->output_plain / (double)t->calibrated));
+    }
     json_object_object_add(j, "worst_component", json_object_new_string(t->worst->component));
     json_object_object_add(j, "worst_tensor", json_object_new_string(t->worst->name));
 }
@@ -112,6 +124,10 @@ static json_object *tensor_row(const weight *w)
     json_object_object_add(j, "bytes", json_object_new_uint64(bytes_of(w)));
     json_object_object_add(j, "rotation", json_object_new_int(w->rotation_log2 ? 1 << w->rotation_log2 : 0));
     json_object_object_add(j, "error", isnan(w->error) ? NULL : json_object_new_double(w->error));
+    if (w->output_plain > 0) {
+        json_object_object_add(j, "output_error", json_object_new_double(w->output_error));
+        json_object_object_add(j, "output_error_plain", json_object_new_double(w->output_plain));
+    }
     return j;
 }
 
@@ -121,7 +137,8 @@ static void print_tensor(const weight *w)
     for (int d = 0, n = 0; d < w->dims && n < 100; d++)
         n += snprintf(shape + n, sizeof shape - (size_t)n, "%s%" PRId64, d ? "x" : "", w->shape[d]);
     printf("%-16s %-72s %-18s %-8s %12" PRIu64, w->component, w->name, shape, type_name(w), bytes_of(w));
-    printf(isnan(w->error) ? "\n" : "  %.4f\n", w->error);
+    printf(isnan(w->error) ? "" : "  %.4f", w->error);
+    printf(w->output_plain > 0 ? "  outputs %.4f, uncalibrated %.4f\n" : "\n", w->output_error, w->output_plain);
 }
 
 static void print_tally(const char *name, const tally *t)
@@ -199,6 +216,15 @@ static json_object *budget_rows(const budget *b, const tally *all)
     return rows;
 }
 
+static void print_calibration(const source *s, const tally *type)
+{
+    printf("\ncalibrated with %d prompts; mean relative error of the layers' outputs, and without it:\n", s->calibration_prompts);
+    for (int i = 0; i < TYPE_COUNT; i++)
+        if (type[i].calibrated)
+            printf("%-20s %8" PRIu64 " %45.4f %7.4f\n", type_of((weight_type)i)->name, type[i].calibrated, type[i].output / (double)type[i].calibrated,
+                   type[i].output_plain / (double)type[i].calibrated);
+}
+
 static void for_people(const source *s, const tally *part, const tally *all, const tally *type, bool tensors)
 {
     printf("%s: %s, %d component%s\n\n", s->path, s->container ? "container" : s->single ? "single file" : "folder", s->components, s->components == 1 ? "" : "s");
@@ -209,6 +235,8 @@ static void for_people(const source *s, const tally *part, const tally *all, con
     budget b = budget_of(s, part);
     print_budget(&b, all);
     print_types(type);
+    if (s->calibration_prompts)
+        print_calibration(s, type);
     if (s->blobs)
         printf("\nfiles:");
     for (int i = 0; i < s->blobs; i++)
@@ -243,6 +271,8 @@ static void for_machines(const source *s, const tally *part, const tally *all, c
     json_object *j = json_object_new_object(), *components = json_object_new_array(), *files = json_object_new_array();
     json_object_object_add(j, "model", json_object_new_string(s->path));
     json_object_object_add(j, "container", json_object_new_boolean(s->container));
+    if (s->calibration_prompts)
+        json_object_object_add(j, "calibration_prompts", json_object_new_int(s->calibration_prompts));
     add_tally(j, all);
     for (int c = 0; c < s->components; c++) {
         json_object *row = json_object_new_object();

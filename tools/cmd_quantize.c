@@ -10,6 +10,7 @@
 #include "base/paths.h"
 #include "base/threads.h"
 #include "quant/convert.h"
+#include "tools/calibrate.h"
 #include "tools/command.h"
 #include "tools/sizes.h"
 
@@ -28,6 +29,8 @@ typedef struct job {
     convert_component component[MOST_PLANS + MOST_PARTS];
     int components;
     type_rule *rule;
+    input_moments *moments;               /* --calibrate */
+    int prompts;
 } job;
 
 static bool record(recorded *r, const char *path, status *st)
@@ -139,6 +142,11 @@ static void report(const options *o, const convert_report *r, double seconds)
         json_object_object_add(j, "bytes", json_object_new_uint64(r->file_bytes));
         json_object_object_add(j, "bits_per_weight", json_object_new_double(r->bits));
         json_object_object_add(j, "quantization_error", json_object_new_double(r->error));
+        if (r->fed) {
+            json_object_object_add(j, "calibrated", json_object_new_int(r->fed));
+            json_object_object_add(j, "output_error", json_object_new_double(r->fed_error));
+            json_object_object_add(j, "output_error_plain", json_object_new_double(r->plain_error));
+        }
         json_object_object_add(j, "seconds", json_object_new_double(seconds));
         json_object_object_add(j, "peak_rss_bytes", json_object_new_uint64(peak_memory()));
         json_object_object_add(j, "budget_bytes", json_object_new_uint64(o->budget_bytes));
@@ -152,10 +160,23 @@ static void report(const options *o, const convert_report *r, double seconds)
         return;
     printf("%s: %d tensors, %" PRIu64 " parameters, %s; matrices at %.3f bits, error %.4f; %.1f s, peak memory %s\n", o->output,
            r->tensors, r->numbers, size_text(r->file_bytes, size), r->bits, r->error, seconds, size_text(peak_memory(), (char[SIZE_TEXT]){0}));
+    if (r->fed)
+        printf("%d tensors calibrated: error of their outputs %.4f, without it %.4f\n", r->fed, r->fed_error, r->plain_error);
     if (r->unused && !o->verbose)
         printf("%d tensors have no use in this pipeline and were left out (-v lists them)\n", r->unused);
     for (int i = 0; o->verbose && i < r->unused; i++)
         printf("left out: %s%s%s\n", r->unused_weight[i]->component, *r->unused_weight[i]->component ? "/" : "", r->unused_weight[i]->name);
+}
+
+/* What cannot be run, or has nothing that a prompt passes through, is told here or by the pipeline. */
+static bool run_calibration(const options *o, job *j, status *st)
+{
+    if (o->random_weights)
+        return status_set(st, STATUS_USAGE, "--calibrate: random weights (--random) have nothing to learn from prompts");
+    if (o->component.count)
+        return status_set(st, STATUS_USAGE, "--calibrate: does not go together with --component; make a container of type f16 with it first, and calibrate that");
+    j->moments = calibrate(o, j->base.src, j->base.plan, j->base.plans, &j->prompts, st);
+    return j->moments != NULL;
 }
 
 static bool run(const options *o, job *j, status *st)
@@ -168,7 +189,11 @@ static bool run(const options *o, job *j, status *st)
         .seed = o->random_seed, .progress = show, .progress_ctx = &p,
     };
     const uint64_t reserve = 2 << 20;   /* stacks, the libraries' own */
-    uint64_t base = peak_memory() + reserve;
+    uint64_t base = peak_memory() + reserve;    /* before the prompts' runs: what they take is given back */
+    if (o->calibrate && !run_calibration(o, j, st))
+        return false;
+    q.moments = j->moments;
+    q.prompts = j->prompts;
     if (o->budget_bytes)
         q.memory_bytes = o->budget_bytes > base ? o->budget_bytes - base : 1;
     double began = seconds_now();
@@ -196,6 +221,7 @@ bool cmd_quantize(const options *o, status *st)
         release(&j->base);
         for (int i = 0; i < j->parts; i++)
             release(&j->part[i]);
+        moments_close(j->moments);
         mem_free(j->rule);
         mem_free(j);
     }

@@ -46,6 +46,7 @@ typedef struct conv_state {
 
 typedef struct band {         /* result rows first .. first + rows of an item, or of all items, and the input rows that they read */
     int item, items, first, rows, in_first, in_rows;
+    int known;                /* of the input rows: the band before, of the same item, has them as well */
     int turn;
     uint64_t ready;           /* what it reads from the scratch file is there */
 } band;
@@ -140,12 +141,14 @@ static int most_input_rows(const conv_state *c)
 static band band_number(const conv_state *c, int n)
 {
     if (!c->band)
-        return (band){0, c->y.batch, 0, c->y.height, 0, c->part[0].height, 0, 0};
+        return (band){.items = c->y.batch, .rows = c->y.height, .in_rows = c->part[0].height};
     int of_item = (c->y.height + c->band - 1) / c->band, first = n % of_item * c->band, up = c->o.upsample ? 2 : 1;
     band b = {.item = n / of_item, .items = 1, .first = first, .rows = c->y.height - first < c->band ? c->y.height - first : c->band, .turn = n % 2};
     int low = (first * c->o.stride - c->o.padding) / up, high = ((first + b.rows - 1) * c->o.stride - c->o.padding + c->o.kernel - 1) / up + 1;
     b.in_first = low < 0 ? 0 : low;
     b.in_rows = (high > c->part[0].height ? c->part[0].height : high) - b.in_first;
+    int before = first ? ((first - 1) * c->o.stride - c->o.padding + c->o.kernel - 1) / up + 1 - b.in_first : 0;
+    b.known = before < 0 ? 0 : before > b.in_rows ? b.in_rows : before;
     return b;
 }
 
@@ -245,7 +248,7 @@ static void conv_band(const conv_state *c, const band *b)
     float *out = result_rows(c, b);
     product p = {.r = r, .use = c->use, .m = c->m, .rows = (int64_t)b->items * b->rows * y.width, .tap = conv_tap, .tap_ctx = &g, .out = out,
                  .out_stride = (size_t)y.channels, .bias = c->o.no_bias ? NULL : stream_vector(r->stream, c->bias), .act = behind ? ACT_NONE : c->o.act,
-                 .adding = adding, .x_rows = b->items * in.tokens, .rows_per_item = tensor_tokens(y), .first_item = b->item, .scratch = run_at(r, c->scratch)};
+                 .adding = adding, .x_rows = b->items * in.tokens, .x_seen = (int64_t)b->known * x.width, .rows_per_item = tensor_tokens(y), .first_item = b->item, .scratch = run_at(r, c->scratch)};
     set_row(r, c->o.plus, &p.plus, &p.plus_stride);
     if (adding && !in_scratch(c->from) && c->from.place != y.place)
         p.add = tensor_data(r, c->from) + ((int64_t)b->item * y.height + b->first) * y.width * y.channels;

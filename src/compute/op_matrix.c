@@ -285,6 +285,8 @@ void product_run(const product *p)
     if (!run_ok(r))
         return;
     const weight *w = r->plan->use[p->use].weight;
+    if (r->moments && p->x && !moments_add(r->moments, w, p->x + p->x_seen * p->m.depth, p->x_rows - p->x_seen, p->m.depth, r->k, r->pool, r->st))
+        return;
     layout at = layout_of(r, w, &p->m, p->x_rows);
     weight_slice slice;
     bool prepared = false;

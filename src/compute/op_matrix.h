@@ -34,6 +34,7 @@ typedef struct product {
     int64_t rows_per_item;
     int first_item;
     int64_t x_rows;          /* input rows at x, for quantization */
+    int64_t x_seen;          /* of these the first ones that an earlier product of this pass had as well */
     char *scratch;           /* product_scratch bytes */
 } product;
 

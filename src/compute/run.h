@@ -10,6 +10,7 @@
 #include "compute/arena.h"
 #include "compute/tensor.h"
 #include "simd/kernels.h"
+#include "weights/moments.h"
 #include "weights/scratch.h"
 #include "weights/stream.h"
 
@@ -38,6 +39,7 @@ typedef struct run {
     const kernels *k;
     threads *pool;
     bool f32;                /* --precision f32: no quantized activations */
+    input_moments *moments;        /* LIVE: gets the inputs of all matrices; NULL: nobody wants them */
     levers lever;
     const source *source;
     const char *component;

@@ -302,6 +302,13 @@ static bool read_parts(reader *r, const json *j, int i, weight *w)
     return true;
 }
 
+static float real_member(const json *j, const char *name, float otherwise)
+{
+    const json *x = json_member(j, name);
+    bool number = x && (json_object_is_type(x, json_type_double) || json_object_is_type(x, json_type_int));
+    return number ? (float)json_object_get_double(x) : otherwise;
+}
+
 static bool read_tensor(reader *r, int i)
 {
     const json *j = item(r->tensors, i);
@@ -316,10 +323,9 @@ static bool read_tensor(reader *r, int i)
     if (!whole_member(j, "component", 0, r->s->components - 1, &component))
         return bad(r, "tensor", i, "has no component");
     w->component = r->s->component[component];
-    const json *error = json_member(j, "error");
-    w->error = error && (json_object_is_type(error, json_type_double) || json_object_is_type(error, json_type_int))
-                   ? (float)json_object_get_double(error)
-                   : NAN;
+    w->error = real_member(j, "error", NAN);
+    w->output_error = real_member(j, "output_error", 0);
+    w->output_plain = real_member(j, "output_error_plain", 0);
     return read_shape(r, j, i, w) && read_rotation(r, j, i, w) && read_parts(r, j, i, w);
 }
 
@@ -477,6 +483,8 @@ source *source_open_pack(const char *path, status *st)
         r.s->file = take(&r, sizeof *r.s->file);
         r.s->file[0] = f;
         r.s->hash = r.p.header_xxh3;
+        int64_t prompts;
+        r.s->calibration_prompts = whole_member(j, "calibration_prompts", 1, INT32_MAX, &prompts) ? (int)prompts : 0;
     } else {
         io_close(f);
         if (r.s) {

@@ -42,6 +42,10 @@ bool pack_file(pack_writer *w, const char *name, const void *data, size_t bytes,
 bool pack_begin(pack_writer *w, const pack_tensor *t, const uint8_t *head, status *st);
 /* The units of the next `rows` rows; only the last call may end inside a unit. */
 bool pack_rows(pack_writer *w, const uint8_t *units, int64_t rows, status *st);
+/* Of the tensor that is open, where it was calibrated: the relative error of its outputs, and what it would have been without. */
+void pack_output_error(pack_writer *w, float error, float plain);
+/* The container was calibrated with so many prompts. */
+void pack_calibrated(pack_writer *w, int prompts);
 /* error: relative RMS, NaN if unknown. */
 bool pack_end(pack_writer *w, float error, status *st);
 /* Write the header, sync, take the final name. With st at an error already: the same as pack_abort, and false. */

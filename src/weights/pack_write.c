@@ -30,7 +30,7 @@ typedef struct record {      /* a tensor, or a file (type TYPE_U8, no matrix) */
     int first_extent;        /* NOT_YET: still in its collector */
     uint64_t offset, bytes;  /* in its extent; of a file */
     int64_t part_rows;
-    float error;
+    float error, output_error, output_plain; /* the latter two 0: not known */
 } record;
 
 typedef struct collector {
@@ -50,6 +50,7 @@ struct pack_writer {
     collector collect[COLLECTORS];
     collector *into;         /* of the tensor being written; NULL: a large one, or none */
     bool open;
+    int prompts;             /* of the calibration; 0: none */
     int64_t rows_done, part_left; /* rows of the tensor written, rows until the next extent */
     uint8_t head[CODE_HEAD_BYTES];
 };
@@ -322,6 +323,15 @@ bool pack_rows(pack_writer *w, const uint8_t *units, int64_t rows, status *st)
     return true;
 }
 
+void pack_output_error(pack_writer *w, float error, float plain)
+{
+    assert(w->open);
+    w->record[w->records - 1].output_error = error;
+    w->record[w->records - 1].output_plain = plain;
+}
+
+void pack_calibrated(pack_writer *w, int prompts) { w->prompts = prompts; }
+
 bool pack_end(pack_writer *w, float error, status *st)
 {
     record *r = &w->record[w->records - 1];
@@ -383,6 +393,10 @@ static json_object *tensor_json(const record *r, int component, bool *ok)
     add(j, "role", json_object_new_string(pack_role_names[r->t.role]), ok);
     if (isfinite(r->error))
         add(j, "error", real((double)r->error), ok);
+    if (r->output_plain > 0) {
+        add(j, "output_error", real((double)r->output_error), ok);
+        add(j, "output_error_plain", real((double)r->output_plain), ok);
+    }
     add(j, "extent", json_object_new_int(r->first_extent), ok);
     add(j, "offset", json_object_new_uint64(r->offset), ok);
     add(j, "part_rows", json_object_new_int64(r->part_rows), ok);
@@ -424,6 +438,8 @@ static json_object *header_json(const pack_writer *w, bool *ok)
     }
     for (int i = 0; i < w->extents; i++)
         append(extents, extent_json(&w->extent[i], ok), ok);
+    if (w->prompts)
+        add(j, "calibration_prompts", json_object_new_int(w->prompts), ok);
     add(j, "files", files, ok);
     add(j, "components", components, ok);
     add(j, "tensors", tensors, ok);

@@ -37,6 +37,7 @@ typedef struct weight {
     const char *stored;       /* the file's own format, unpacked to `type` as it is read ("Q4_K" of a GGUF); NULL: as `type` says */
     uint64_t stored_bytes;    /* with `stored`: what it takes in the file */
     float error;              /* relative RMS error of quantization, NaN where unknown */
+    float output_error, output_plain; /* of a calibrated tensor: the relative error of its outputs, and without calibration; 0 where unknown */
     int file;                 /* index into source.files */
     int parts;
     weight_part *part;
@@ -70,6 +71,7 @@ typedef struct source {
     int extents;
     extent *extent;
     bool part;                /* of another source, whose files these are */
+    int calibration_prompts;  /* of a container: how many it was calibrated with, 0: none */
     uint64_t hash;            /* identifies the model's weights (container: of its header) */
     void *memory;             /* one mem_alloc block that all those pointers point into; source_close frees it */
 } source;
