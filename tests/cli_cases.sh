@@ -440,6 +440,21 @@ exact() { model_name=$1; container_exact "$1"; }
 container_budget() { container sigma_small q4 && penstock generate -m c.penstock -p fox --steps 2 -q -o a.png && is 0 && penstock generate -m c.penstock -p fox --steps 2 -q -o b.png --memory-budget 3M --json; n=$(member ../out least_bytes) || say "$n" || return 1; penstock generate -m c.penstock -p fox --steps 2 -q -o b.png --memory-budget "$n" && is 0 && same a.png b.png; }
 container_repeats() { container sigma_small q4 && mv c.penstock a && container sigma_small q4 && same a c.penstock; }
 container_threads() { penstock quantize "$S" -o a --type q4 -q -t 1 && is 0 && penstock quantize "$S" -o b --type q4 -q -t 2 && is 0 && same a b; }
+calibrated() { source_named=$1; shift; printf 'a red fox\n# a comment\n\nsnow on the sea\n' >list; penstock quantize "$source_named" --calibrate list --steps 2 -W 64 -H 64 -o c.penstock --json "$@"; is 0; }
+calibrate() { # the same bytes for any number of threads and any budget; and nearer outputs
+    calibrated "$1" -t 1 && json ../out 'd["calibrated"] > 3 and d["output_error"] < 0.95 * d["output_error_plain"]' && mv c.penstock a &&
+        calibrated "$1" -t 2 && same a c.penstock && penstock verify c.penstock && is 0 || return 1
+    n=1M; for i in 1 2 3; do penstock quantize "$1" --calibrate list --steps 2 -W 64 -H 64 -o c.penstock --scratch /var/tmp --json --memory-budget "$n"; [ "$got" = 4 ] || break; n=$(member ../out least_bytes); done
+    is 0 && same a c.penstock && penstock inspect a --json && json ../out 'd["calibration_prompts"] == 2 and d["types"]["q4"]["calibrated"] > 3'
+}
+calibrate_text() { printf 'a red fox\n' >list; mkdir t5 && cp "$M"/sigma_1024/text_encoder/* "$M"/sigma_1024/tokenizer/* t5 && penstock quantize t5 -o c.penstock --calibrate list --json && is 0 && json ../out 'd["calibrated"] > 3'; }
+calibrate_bad() {
+    printf '# nothing\n' >../list; refused 3 'no prompt' -- quantize "$S" -o c.penstock --calibrate ../list || return 1
+    printf 'fox\n{"prompt": "fox"}\n' >../list; refused 3 'line 2' -- quantize "$S" -o c.penstock --calibrate ../list || return 1
+    printf 'fox\n' >../list; refused 2 'q4, q5 and q8' -- quantize "$S" -o c.penstock --type f16 --calibrate ../list && refused 2 random -- quantize pixart_sigma_1024 -o c.penstock --random 1 --calibrate ../list &&
+        refused 2 component -- quantize "$S" -o c.penstock --component text_encoder="$S/text_encoder" --calibrate ../list && refused 3 nowhere -- quantize "$S" -o c.penstock --calibrate nowhere &&
+        refused 2 autoencoder -- quantize "$S/vae" -o c.penstock --calibrate ../list
+}
 tensor_type() { penstock quantize "$S" -o c.penstock --type q4 --tensor-type '*attn1*=f16' -q; is 0 && penstock inspect c.penstock --tensors && grep 'attn1.to_q.weight' ../out | grep -qi f16; }
 damage() { # 16 bytes of every 8 KiB of the second half, so that some are a tensor's and not an extent's padding
     n=$(wc -c <c.penstock); at=$((n / 2 / 8192 * 8192))
@@ -704,6 +719,10 @@ try 'container under a budget' container_budget
 try 'container: same bytes again' container_repeats
 try 'container: same bytes, threads' container_threads
 try 'container --tensor-type' tensor_type
+try '--calibrate: PixArt' calibrate "$S"
+try '--calibrate: Stable Diffusion' calibrate "$FIXTURES/../sd/models/classic"
+try '--calibrate: a text encoder alone' calibrate_text
+try '--calibrate: what is no list of prompts' calibrate_bad
 try 'container q4 is smaller' small_type
 try 'container damaged: verify' damaged_verify
 try 'container damaged: generate' damaged_run

@@ -104,7 +104,7 @@ static bool make_one(calibration *c, int i, status *st)
     return ok;
 }
 
-/* A lone text encoder makes no pictures. */
+/* A lone text encoder makes no pictures, and what is neither says so when it is to encode. The plan is asked first: whether the budget is enough for all stages. */
 static bool run_all(calibration *c, status *st)
 {
     bool alone = source_has_component(c->src, "");
@@ -112,10 +112,9 @@ static bool run_all(calibration *c, status *st)
     request q = c->q;
     q.prompt = c->list->prompt[0];
     q.store = NULL;
-    q.moments = NULL;
     bool ok = alone || pipeline_plan(c->src, &q, &r, st), guided = r.guidance_scale > 1;
     result_free(&r);
-    if (ok && pipeline_takes_many(c->src, st))
+    if (ok && (alone || pipeline_takes_many(c->src, st)))
         encode_all(c, guided, st);
     for (int i = 0; status_ok(st) && !alone && i < c->list->count; i++)
         make_one(c, i, st);

@@ -142,7 +142,7 @@ static void report(const options *o, const convert_report *r, double seconds)
         json_object_object_add(j, "bytes", json_object_new_uint64(r->file_bytes));
         json_object_object_add(j, "bits_per_weight", json_object_new_double(r->bits));
         json_object_object_add(j, "quantization_error", json_object_new_double(r->error));
-        if (r->fed) {
+        if (o->calibrate) {
             json_object_object_add(j, "calibrated", json_object_new_int(r->fed));
             json_object_object_add(j, "output_error", json_object_new_double(r->fed_error));
             json_object_object_add(j, "output_error_plain", json_object_new_double(r->plain_error));
@@ -160,7 +160,7 @@ static void report(const options *o, const convert_report *r, double seconds)
         return;
     printf("%s: %d tensors, %" PRIu64 " parameters, %s; matrices at %.3f bits, error %.4f; %.1f s, peak memory %s\n", o->output,
            r->tensors, r->numbers, size_text(r->file_bytes, size), r->bits, r->error, seconds, size_text(peak_memory(), (char[SIZE_TEXT]){0}));
-    if (r->fed)
+    if (o->calibrate)
         printf("%d tensors calibrated: error of their outputs %.4f, without it %.4f\n", r->fed, r->fed_error, r->plain_error);
     if (r->unused && !o->verbose)
         printf("%d tensors have no use in this pipeline and were left out (-v lists them)\n", r->unused);
@@ -171,6 +171,11 @@ static void report(const options *o, const convert_report *r, double seconds)
 /* What cannot be run, or has nothing that a prompt passes through, is told here or by the pipeline. */
 static bool run_calibration(const options *o, job *j, status *st)
 {
+    weight_type type;
+    if (!policy_type(o->type, &type, st))
+        return false;
+    if (!type_of(type)->panels)
+        return status_set(st, STATUS_USAGE, "--calibrate: %s has no codes to choose; it goes with q4, q5 and q8", o->type);
     if (o->random_weights)
         return status_set(st, STATUS_USAGE, "--calibrate: random weights (--random) have nothing to learn from prompts");
     if (o->component.count)
