@@ -248,7 +248,8 @@ static void conv_band(const conv_state *c, const band *b)
     float *out = result_rows(c, b);
     product p = {.r = r, .use = c->use, .m = c->m, .rows = (int64_t)b->items * b->rows * y.width, .tap = conv_tap, .tap_ctx = &g, .out = out,
                  .out_stride = (size_t)y.channels, .bias = c->o.no_bias ? NULL : stream_vector(r->stream, c->bias), .act = behind ? ACT_NONE : c->o.act,
-                 .adding = adding, .x_rows = b->items * in.tokens, .x_seen = (int64_t)b->known * x.width, .rows_per_item = tensor_tokens(y), .first_item = b->item, .scratch = run_at(r, c->scratch)};
+                 .adding = adding, .x_rows = b->items * in.tokens, .x_seen = (int64_t)b->known * x.width,
+                 .rows_per_item = tensor_tokens(y), .first_item = b->item, .scratch = run_at(r, c->scratch)};
     set_row(r, c->o.plus, &p.plus, &p.plus_stride);
     if (adding && !in_scratch(c->from) && c->from.place != y.place)
         p.add = tensor_data(r, c->from) + ((int64_t)b->item * y.height + b->first) * y.width * y.channels;

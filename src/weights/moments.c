@@ -95,7 +95,7 @@ input_moments *moments_open(const plan *const *plans, int count, uint64_t limit,
         list_entries(m, plans, count);
         m->numbers = place_entries(m, &largest);
         if (limit && m->numbers * sizeof(double) + m->row_floats * sizeof(float) > limit) {
-            m->file = scratch_open(folder, m->numbers * sizeof(double), st);
+            m->file = scratch_open(folder, m->numbers * sizeof(double), 0, st);
             m->numbers = largest;
         }
         m->rows = status_ok(st) ? mem_alloc(m->row_floats + 1, sizeof(float), "calibration", st) : NULL;
@@ -138,7 +138,7 @@ static double *load(input_moments *m, const entry *e, status *st)
         return m->sums + e->place;
     if (e->rows == 0)
         memset(m->sums, 0, numbers_of(e) * sizeof(double));
-    else if (!scratch_read(m->file, e->place * sizeof(double), m->sums, numbers_of(e) * sizeof(double), st))
+    else if (!scratch_wait(m->file, scratch_read(m->file, e->place * sizeof(double), m->sums, numbers_of(e) * sizeof(double)), st))
         return NULL;
     return m->sums;
 }
@@ -188,7 +188,7 @@ bool moments_add(input_moments *m, const weight *w, const float *x, int64_t rows
         threads_run(pool, (int64_t)depth / LANES, sum_strip, &j);
     }
     e->rows += rows;
-    return !m->file || scratch_write(m->file, e->place * sizeof(double), sums, numbers_of(e) * sizeof(double), st);
+    return !m->file || scratch_wait(m->file, scratch_write(m->file, e->place * sizeof(double), sums, numbers_of(e) * sizeof(double)), st);
 }
 
 /* ---- what came of it ---- */
