@@ -147,8 +147,8 @@ static bool read_simple(unet_config *c, const json *j, const char *name, status 
     for (int i = 0; i < c->levels; i++) {
         const unet_level *l = &c->level[i];
         bool attends = l->down_attention || l->up_attention || (c->middle_attention && i == c->levels - 1);
-        if (attends && l->heads > 0 && l->channels % l->heads)
-            return status_set(st, STATUS_BAD_FILE, "%s: attention_head_dim %d does not divide the %d channels of level %d", name, l->heads, l->channels, i);
+        if (attends && l->channels < l->heads)
+            return status_set(st, STATUS_BAD_FILE, "%s: attention_head_dim %d is more than the %d channels of level %d", name, l->heads, l->channels, i);
     }
     return read_act(j, "time_embedding_act_fn", "", &c->time_act, name, st);
 }

@@ -90,11 +90,11 @@ static tensor normed_text(run *r, const context *k)
     }
 }
 
-/* Added to x, in place. */
+/* Added to x, in place. As many heads as fit: together they may be narrower than x. */
 static tensor attend(run *r, const context *k, tensor x, int head, bool only_cross, const char *block, int i)
 {
     scope in = enter(r, "%s.attentions.%d", block, i);
-    int height = x.height, columns = x.width, width = x.channels, heads = width / head;
+    int height = x.height, columns = x.width, heads = x.channels / head, width = heads * head;
     norm by = group_norm(r, x, "group_norm", k->c->groups, 1e-5f, ACT_NONE);
     tensor text = normed_text(r, k);
     tensor keys = linear(r, text, "add_k_proj", width, plain), values = linear(r, text, "add_v_proj", width, plain);

@@ -106,6 +106,8 @@ static bool plan_text(cascade_stage *s, upscaler *u)
         return false;
     const token_list *l = &u->text.text.tokens;
     u->text.text.prefix = s->prefix;
+    if (u->text.text.stage.row)
+        snprintf(u->text.text.stage.row->name, sizeof u->text.text.stage.row->name, "%.12stext_encoder", s->prefix);
     s->tokens = l->start[1] - l->start[0];
     if (s->first)
         text_stage_report_cut(&u->text.text, &s->asked, s->prompts);
