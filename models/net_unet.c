@@ -137,16 +137,14 @@ static tensor transformer(run *r, const context *k, tensor x, int depth, int hea
     return leave(r, in, image_of(x, height, width));
 }
 
-/* x will be read on the way up: until then a copy may wait in the scratch file. */
-static tensor keep(run *r, skips *s, tensor x)
+tensor unet_keep(run *r, skips *s, tensor x)
 {
     x = take_sums(r, x);
     s->x[s->count++] = map_copy(r, x);
     return x;
 }
 
-/* The last one kept has been read on the way down: it stays where it waits. */
-static void passed(run *r, const skips *s, tensor x)
+void unet_passed(run *r, const skips *s, tensor x)
 {
     if (s->x[s->count - 1].place != x.place)
         drop(r, x);
@@ -159,11 +157,11 @@ static tensor down_block(run *r, const context *k, int i, tensor x, skips *s)
     snprintf(block, sizeof block, "down_blocks.%d", i);
     for (int n = 0; n < l->layers; n++) {
         tensor y = resnet(r, k, x, none, l->channels, !l->down_attention, block, n);
-        passed(r, s, x);
+        unet_passed(r, s, x);
         x = y;
         if (l->down_attention)
             x = transformer(r, k, x, l->down_depth[n], l->heads, l->only_cross, block, n);
-        x = keep(r, s, x);
+        x = unet_keep(r, s, x);
     }
     if (i == k->c->levels - 1)
         return x;
@@ -171,8 +169,8 @@ static tensor down_block(run *r, const context *k, int i, tensor x, skips *s)
     conv_options half = conv3(NO_NORM, NO_TENSOR);
     half.stride = 2;
     tensor y = leave(r, in, conv(r, x, "conv", l->channels, half));
-    passed(r, s, x);
-    return keep(r, s, y);
+    unet_passed(r, s, x);
+    return unet_keep(r, s, y);
 }
 
 static tensor middle_block(run *r, const context *k, tensor x)
@@ -223,12 +221,12 @@ void unet_denoise(run *r, const unet_config *c, const unet_inputs *in)
     ends.edge = true;
     tensor latents = input_nchw(r, in->latents, in->batch, c->in_channels, in->height, in->width);
     tensor x = conv(r, latents, "conv_in", c->level[0].channels, ends);
-    x = c->simple ? (down.x[down.count++] = x) : keep(r, &down, x);
     drop(r, latents);
+    x = unet_keep(r, &down, x);
     for (int i = 0; i < c->levels; i++)
         x = c->simple ? simple_down(r, &k, i, x, &down) : down_block(r, &k, i, x, &down);
     tensor lowest = !c->middle ? copy(r, x) : c->simple ? simple_middle(r, &k, x) : middle_block(r, &k, x);
-    passed(r, &down, x);
+    unet_passed(r, &down, x);
     x = lowest;
     for (int i = c->levels - 1; i >= 0; i--)
         x = c->simple ? simple_up(r, &k, i, x, &down) : up_block(r, &k, i, x, &down);

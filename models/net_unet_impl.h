@@ -16,6 +16,11 @@ typedef struct context {         /* what every block gets */
     tensor text, time;           /* time: after its activation, [b, 1, time_dim] */
 } context;
 
+/* x will be read on the way up: until then a copy may wait in the scratch file. */
+tensor unet_keep(run *r, skips *s, tensor x);
+/* The last one kept has been read on the way down: it stays where it waits. */
+void unet_passed(run *r, const skips *s, tensor x);
+
 /* ---- net_unet_simple.c ---- */
 tensor simple_down(run *r, const context *k, int level, tensor x, skips *s);
 tensor simple_middle(run *r, const context *k, tensor x);

@@ -10,6 +10,7 @@
 
 #include "models/net_unet_impl.h"
 
+static const tensor none = {0}; /* nothing beside */
 static const linear_options plain = {0}, edge = {.edge = true};
 
 typedef enum resampling { SAME, HALVE, TWICE } resampling;
@@ -40,42 +41,40 @@ void unet_conditions(run *r, const unet_config *c, const unet_condition_inputs *
 
 /* ---- blocks ---- */
 
-static conv_options conv3(norm before, tensor add_to)
+static conv_options conv3(norm before)
 {
-    return (conv_options){.kernel = 3, .stride = 1, .padding = 1, .before = before, .add_to = add_to};
+    return (conv_options){.kernel = 3, .stride = 1, .padding = 1, .before = before, .add_to = NO_TENSOR, .map = true, .sums = true};
 }
 
-/* The second norm with the time in it: it shifts h, or scales and shifts the norm. */
-static norm time_norm(run *r, const context *k, tensor h, int channels)
-{
-    const unet_config *c = k->c;
-    tensor t = linear(r, k->time, "time_emb_proj", c->scale_shift ? 2 * channels : channels, edge);
-    if (!c->scale_shift)
-        h = add_row(r, h, (table_row){t, 0});
-    norm n = group_norm(r, h, "norm2", c->groups, c->eps, c->act);
-    if (!c->scale_shift)
-        return n;
-    tensor rows = image_of(t, 1, 2);
-    rows.channels = channels;
-    return norm_modulated(r, n, (table_row){rows, 0}, (table_row){rows, 1});
-}
-
-static tensor resampled(run *r, tensor x, resampling how) { return how == HALVE ? halve(r, x, NO_NORM) : how == TWICE ? twice(r, x) : copy(r, x); }
-
-static tensor resnet(run *r, const context *k, tensor x, int channels, resampling how, float divisor, const char *name)
+/* Of x, with a skip connection beside it or none. map: only convolutions and norms read the result; of a resampled one nothing else does. */
+static tensor resnet(run *r, const context *k, tensor x, tensor beside, int channels, resampling how, bool map, float divisor, const char *name)
 {
     const unet_config *c = k->c;
     scope in = enter(r, "%s", name);
-    norm n = group_norm(r, x, "norm1", c->groups, c->eps, c->act);
-    conv_options first = conv3(how == HALVE ? NO_NORM : n, NO_TENSOR), one = {.kernel = 1, .stride = 1, .before = NO_NORM, .add_to = NO_TENSOR};
+    tensor t = linear(r, k->time, "time_emb_proj", c->scale_shift ? 2 * channels : channels, edge);
+    norm n = group_norm_beside(r, x, beside, "norm1", c->groups, c->eps, c->act);
+    conv_options first = conv3(how == HALVE ? NO_NORM : n), last, one = {.kernel = 1, .stride = 1, .before = NO_NORM, .beside = beside, .add_to = NO_TENSOR, .map = map};
+    first.beside = beside;
+    first.plus = c->scale_shift ? (table_row){0} : (table_row){t, 0};
     first.upsample = how == TWICE;
     tensor from = how == HALVE ? halve(r, x, n) : x, h = conv(r, from, "conv1", channels, first);
     if (how == HALVE)
         drop(r, from);
-    n = time_norm(r, k, h, channels);
-    conv_options second = conv3(n, x.channels == channels ? resampled(r, x, how) : conv(r, x, "conv_shortcut", channels, one));
-    second.divisor = divisor;
-    return leave(r, in, conv(r, h, "conv2", channels, second));
+    n = group_norm(r, h, "norm2", c->groups, c->eps, c->act);
+    if (c->scale_shift) {
+        tensor rows = rows_of(t, 2);
+        n = norm_modulated(r, n, (table_row){rows, 0}, (table_row){rows, 1});
+    }
+    last = conv3(n);
+    last.map = map;
+    last.divisor = divisor;
+    if (how != SAME)
+        last.add_to = how == HALVE ? halve(r, x, NO_NORM) : twice(r, x);
+    else if (x.channels + beside.channels == channels)
+        last.add = x;
+    else
+        last.add_to = conv(r, x, "conv_shortcut", channels, one);
+    return leave(r, in, conv(r, h, "conv2", channels, last));
 }
 
 static tensor normed_text(run *r, const context *k)
@@ -111,7 +110,7 @@ static tensor attend(run *r, const context *k, tensor x, int head, bool only_cro
         tensor y = attention(r, q, keys, values, heads, 1 / sqrtf((float)head), NULL, NULL, NO_TENSOR);
         linear_add(r, t, y, "to_out.0", NO_ROW, plain);
     }
-    return leave(r, in, image_of(x, height, columns));
+    return leave(r, in, image_of(changed(r, x), height, columns));
 }
 
 tensor simple_down(run *r, const context *k, int level, tensor x, skips *s)
@@ -121,33 +120,26 @@ tensor simple_down(run *r, const context *k, int level, tensor x, skips *s)
     snprintf(block, sizeof block, "down_blocks.%d", level);
     for (int i = 0; i < l->layers; i++) {
         snprintf(name, sizeof name, "%s.resnets.%d", block, i);
-        x = resnet(r, k, x, l->channels, SAME, k->c->block_scale, name);
-        if (l->down_attention)
-            x = attend(r, k, x, l->heads, l->only_cross, block, i);
-        s->x[s->count++] = x;
+        tensor y = resnet(r, k, x, none, l->channels, SAME, !l->down_attention, k->c->block_scale, name);
+        unet_passed(r, s, x);
+        x = l->down_attention ? attend(r, k, y, l->heads, l->only_cross, block, i) : y;
+        x = unet_keep(r, s, x);
     }
     if (level == k->c->levels - 1)
         return x;
     snprintf(name, sizeof name, "%s.downsamplers.0", block);
-    return s->x[s->count++] = resnet(r, k, x, l->channels, HALVE, k->c->block_scale, name);
+    tensor y = resnet(r, k, x, none, l->channels, HALVE, true, k->c->block_scale, name);
+    unet_passed(r, s, x);
+    return unet_keep(r, s, y);
 }
 
 tensor simple_middle(run *r, const context *k, tensor x)
 {
     const unet_level *l = &k->c->level[k->c->levels - 1];
-    x = resnet(r, k, x, l->channels, SAME, k->c->middle_scale, "mid_block.resnets.0");
+    x = resnet(r, k, x, none, l->channels, SAME, false, k->c->middle_scale, "mid_block.resnets.0");
     x = attend(r, k, x, l->heads, k->c->middle_only_cross, "mid_block", 0);
-    tensor y = resnet(r, k, x, l->channels, SAME, k->c->middle_scale, "mid_block.resnets.1");
+    tensor y = resnet(r, k, x, none, l->channels, SAME, true, k->c->middle_scale, "mid_block.resnets.1");
     drop(r, x);
-    return y;
-}
-
-/* x and the skip connection side by side; both are done with */
-static tensor join(run *r, tensor x, tensor skip)
-{
-    tensor both[2] = {x, skip}, y = concat_channels(r, both, 2);
-    drop(r, x);
-    drop(r, skip);
     return y;
 }
 
@@ -157,17 +149,17 @@ tensor simple_up(run *r, const context *k, int level, tensor x, skips *s)
     char block[32], name[64];
     snprintf(block, sizeof block, "up_blocks.%d", k->c->levels - 1 - level);
     for (int i = 0; i <= l->layers; i++) {
-        tensor both = join(r, x, s->x[--s->count]);
+        tensor skip = s->x[--s->count];
         snprintf(name, sizeof name, "%s.resnets.%d", block, i);
-        x = resnet(r, k, both, l->channels, SAME, k->c->block_scale, name);
-        drop(r, both);
-        if (l->up_attention)
-            x = attend(r, k, x, l->heads, l->only_cross, block, i);
+        tensor y = resnet(r, k, x, skip, l->channels, SAME, !l->up_attention, k->c->block_scale, name);
+        drop(r, x);
+        drop(r, skip);
+        x = l->up_attention ? attend(r, k, y, l->heads, l->only_cross, block, i) : y;
     }
     if (level == 0)
         return x;
     snprintf(name, sizeof name, "%s.upsamplers.0", block);
-    tensor y = resnet(r, k, x, l->channels, TWICE, k->c->block_scale, name);
+    tensor y = resnet(r, k, x, none, l->channels, TWICE, true, k->c->block_scale, name);
     drop(r, x);
     return y;
 }
