@@ -7,7 +7,7 @@
 
 #include "base/mem.h"
 
-enum { TOKEN_BLOCK = 64, GROUP_FLOATS = 96 * 1024, GROUP_BYTES = 256 * 1024 }; /* of floats, of int8: what the second cache holds beside the tokens */
+enum { TOKEN_BLOCK = 64, TOKEN_BLOCK_F32 = 256, GROUP_FLOATS = 96 * 1024, GROUP_BYTES = 256 * 1024 }; /* of floats, of int8: what the second cache holds beside the tokens */
 
 typedef struct layout {      /* of a product's scratch */
     int64_t quantized, scales, sums, zero, worker, worker_bytes, total;
@@ -19,9 +19,12 @@ typedef struct slice_job {
     const weight_slice *slice;
     layout at;
     bool integer;
-    int group_rows;
+    int group_rows, token_block;
     int64_t groups, blocks, block_rows;
 } slice_job;
+
+/* The tokens that a group's weights are multiplied with at once, at most: gemm_f32 transposes them each time. */
+static int64_t most_tokens(bool integer) { return integer ? TOKEN_BLOCK : TOKEN_BLOCK_F32; }
 
 static bool uses_integers(const run *r, const weight *w)
 {
@@ -55,9 +58,9 @@ static layout layout_of(const run *r, const weight *w, const matrix_shape *m, in
     }
     at.zero = next, next += padded * 4;
     at.worker = next;
-    int64_t pointers = (int64_t)TOKEN_BLOCK * m->taps * (int64_t)(sizeof(void *) + 8);
+    int64_t pointers = most_tokens(integer) * m->taps * (int64_t)(sizeof(void *) + 8);
     int64_t decoded = decoded_bytes(m, integer);
-    int64_t raw = PANEL_ROWS * k + 128, tile = TOKEN_BLOCK * 128 * 4, row = padded * 4;
+    int64_t raw = PANEL_ROWS * k + 128, tile = most_tokens(integer) * 128 * 4, row = padded * 4;
     at.worker_bytes = (int64_t)round_up((size_t)pointers, 64) + (int64_t)round_up((size_t)decoded, 64) + (int64_t)round_up((size_t)raw, 64) + tile +
                       (int64_t)round_up((size_t)row, 64);
     at.total = next + at.worker_bytes * threads_count(r->pool);
@@ -117,7 +120,7 @@ static worker_memory memory_of(const slice_job *j, int worker)
 {
     const product *p = j->p;
     char *at = p->scratch + j->at.worker + worker * j->at.worker_bytes;
-    int64_t n = (int64_t)TOKEN_BLOCK * p->m.taps, k = (int64_t)p->m.taps * depth_padded(p->m.depth);
+    int64_t n = most_tokens(j->integer) * p->m.taps, k = (int64_t)p->m.taps * depth_padded(p->m.depth);
     worker_memory w;
     w.a = (const void **)at;
     w.a_scale = (float *)(at + n * (int64_t)sizeof(void *));
@@ -268,8 +271,8 @@ static void group_task(void *ctx, int64_t task, int worker)
                                      (int8_t *)w.decoded + (size_t)i * type_panel_tmp_bytes(&p->m), &scale[i]);
     else
         decoded = decode_f32(j, &w, first, rows);
-    for (int64_t t0 = t_begin; t0 < t_end; t0 += TOKEN_BLOCK) {
-        int n = t_end - t0 < TOKEN_BLOCK ? (int)(t_end - t0) : TOKEN_BLOCK;
+    for (int64_t t0 = t_begin; t0 < t_end; t0 += j->token_block) {
+        int n = t_end - t0 < j->token_block ? (int)(t_end - t0) : j->token_block;
         point(j, &w, t0, n);
         if (j->integer)
             multiply_i8(j, &w, panel, scale, rows, n, part_of(soon, t0 - t_begin, n, t_end - t_begin));
@@ -277,6 +280,19 @@ static void group_task(void *ctx, int64_t task, int worker)
             multiply_f32(j, &w, decoded, (size_t)p->m.taps * (size_t)p->m.depth, rows, n);
         finish(j, &w, t0, n, j->slice->first_row + first, rows);
     }
+}
+
+/* The slice into tasks: groups of rows, and where these are too few for the threads blocks of tokens as well. */
+static void divide(slice_job *j)
+{
+    int workers = threads_count(j->p->r->pool);
+    int64_t rows = j->p->rows, most = most_tokens(j->integer);
+    j->groups = (j->slice->rows + j->group_rows - 1) / j->group_rows;
+    j->token_block = (int)(j->groups * ((rows + most - 1) / most) < 4 * workers ? TOKEN_BLOCK : most);
+    int64_t token_blocks = (rows + j->token_block - 1) / j->token_block, want = 4 * workers / j->groups + 1;
+    j->blocks = want < token_blocks ? want : token_blocks;
+    j->block_rows = (token_blocks + j->blocks - 1) / j->blocks * j->token_block;
+    j->blocks = (rows + j->block_rows - 1) / j->block_rows;
 }
 
 void product_run(const product *p)
@@ -297,11 +313,7 @@ void product_run(const product *p)
         slice_job j = {.p = p, .w = w, .slice = &slice, .at = at, .integer = uses_integers(r, w), .group_rows = group_rows_of(&p->m, uses_integers(r, w))};
         if (w->type == TYPE_F32 && !(w->oihw && p->m.taps > 1))
             j.group_rows = 64; /* nothing is decoded: the group only shapes the tile */
-        j.groups = (slice.rows + j.group_rows - 1) / j.group_rows;
-        int64_t token_blocks = (p->rows + TOKEN_BLOCK - 1) / TOKEN_BLOCK, want = 4 * threads_count(r->pool) / j.groups + 1;
-        j.blocks = want < token_blocks ? want : token_blocks;
-        j.block_rows = (token_blocks + j.blocks - 1) / j.blocks * TOKEN_BLOCK;
-        j.blocks = (p->rows + j.block_rows - 1) / j.block_rows;
+        divide(&j);
         threads_run(r->pool, j.groups * j.blocks, group_task, &j);
     }
 }
