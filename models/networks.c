@@ -6,6 +6,7 @@
 #include "models/net_clip.h"
 #include "models/net_kandinsky3.h"
 #include "models/net_ldmbert.h"
+#include "models/net_maskgit.h"
 #include "models/net_pixart.h"
 #include "models/net_t5.h"
 #include "models/net_unet.h"
@@ -19,6 +20,7 @@
 READER(clip)
 READER(kandinsky3)
 READER(ldmbert)
+READER(maskgit)
 READER(pixart)
 READER(t5)
 READER(unet)
@@ -34,6 +36,7 @@ static const network_row table[] = {
     {"CLIPTextModelWithProjection", NULL, NETWORK(clip, ROLE_ENCODER)},
     {"Kandinsky3UNet", NULL, NETWORK(kandinsky3, ROLE_DENOISER)},
     {"LDMBertModel", "ldmbert", NETWORK(ldmbert, ROLE_ENCODER)},
+    {"MaskGitTransformer", NULL, NETWORK(maskgit, ROLE_DENOISER)},
     {"PixArtTransformer2DModel", NULL, NETWORK(pixart, ROLE_DENOISER)},
     {"T5EncoderModel", "t5", NETWORK(t5, ROLE_ENCODER)},
     {"T5ForConditionalGeneration", NULL, NETWORK(t5, ROLE_ENCODER)},
@@ -42,6 +45,7 @@ static const network_row table[] = {
     {"UNet2DConditionModel", NULL, NETWORK(unet, ROLE_DENOISER)},
     {"UVit2DModel", NULL, NETWORK(uvit, ROLE_DENOISER)},
     {"VQModel", NULL, NETWORK(vae, ROLE_DECODER)},
+    {"muse.MaskGitTransformer", NULL, NETWORK(maskgit, ROLE_DENOISER)},
     {"taming.models.vqgan.GumbelVQ", NULL, NETWORK(vae, ROLE_DECODER)},
     {"taming.models.vqgan.VQModel", NULL, NETWORK(vae, ROLE_DECODER)},
 };

@@ -1,7 +1,9 @@
-/* pipe_amused.h: what the files of aMUSEd's pipeline share. pipe_amused.c makes the plan and the picture, pipe_amused_picture.c begins with one. */
+/* pipe_amused.h: what the files of the masked token pipelines share: aMUSEd and what it came from, openMUSE. pipe_amused.c makes the plan and the picture,
+ * pipe_amused_text.c the conditions, pipe_amused_picture.c begins with a picture. */
 #ifndef PENSTOCK_PIPE_AMUSED_H
 #define PENSTOCK_PIPE_AMUSED_H
 
+#include "models/net_maskgit.h"
 #include "models/net_uvit.h"
 #include "models/pipe_common.h"
 #include "models/pipelines.h"
@@ -12,7 +14,11 @@
 
 typedef struct amused {
     engine e;
+    bool muse;                  /* openMUSE: `git` is the network, the text has no pooled output, sizes are no condition */
     uvit_config net;
+    maskgit_config git;
+    const char *vae;            /* the decoder's component */
+    int codes, vocabulary, side, text_dim, pooled_dim; /* of the network at hand; side: tokens of a row in its own size */
     masked_schedule schedule;
     double guidance, strength;
     bool guided, painting;
@@ -20,7 +26,12 @@ typedef struct amused {
     int together;               /* images in one pass: less than all where memory is short */
     int first;                  /* step */
     float start_ratio;          /* share of tokens that are masked in the beginning */
-    clip_text text;
+    bool t5;
+    clip_text clip_text;
+    t5_text t5_text;
+    const text_stage *text;     /* of the one or the other */
+    int text_tokens;
+    const char *tokenizer;      /* folder */
     prompt_set prompts;
     noise_source noise;
     trajectory path;
@@ -38,6 +49,14 @@ typedef struct amused {
 } amused;
 
 static inline int amused_count(const amused *p) { return p->rows * p->columns; }
+
+/* ---- pipe_amused_text.c ---- */
+bool amused_text_plan(amused *p);
+bool amused_text_fits(amused *p);               /* do its widths suit the network? */
+bool amused_text_run(amused *p);
+bool amused_text_trace(const amused *p);
+uint64_t amused_text_hash(const amused *p);
+void amused_text_close(amused *p);
 
 /* ---- pipe_amused_picture.c ---- */
 bool amused_picture_size(amused *p);            /* the size when a picture is given and no size */

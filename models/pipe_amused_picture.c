@@ -29,7 +29,7 @@ bool amused_picture_plan(amused *p)
     if (!p->e.request->init)
         return true;
     p->e.held_bytes += (size_t)p->width * (size_t)p->height * 3 * 5;
-    return stage_plan(&p->encode, &p->e, "vqvae", "vqvae_encoder", vae_aliases, encode_forward, p, 1);
+    return stage_plan(&p->encode, &p->e, p->vae, "vqvae_encoder", vae_aliases, encode_forward, p, 1);
 }
 
 /* As the network takes pictures, channels first */

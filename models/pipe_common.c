@@ -82,6 +82,8 @@ static void fill_up(t5_text *t, const tokenizer *tok, int length)
     int32_t pad = tok ? tokenizer_marks_of(tok)->pad : 0;
     if (t->padded)
         tokens_pad(&t->text.tokens, length, pad < 0 ? 0 : pad);
+    if (t->seen)
+        t->text.tokens.real[t->text.tokens.count - 1] = length;
 }
 
 static bool make_tokens(t5_text *t, engine *e, const char *folder, const char *const *texts, int count, int most, bool clean, int given, const int32_t rows[2])

@@ -22,6 +22,7 @@ json *read_config(const source *src, const char *component, const char *file, ch
 typedef struct t5_text {    /* T5 as a text encoder of a pipeline */
     t5_config config;
     bool padded;            /* to be set before planning: every prompt fills all tokens, and the padding goes through the denoiser */
+    bool seen;              /* likewise, with `padded`: the encoder does not hide the padding from itself either */
     text_stage text;
 } t5_text;
 

@@ -30,6 +30,7 @@ static const struct { const char *class_name, *model_type; const pipeline_row *r
     {"LDMTextToImagePipeline", NULL, &pipeline_sd_ldm},
     {"LatentConsistencyModelImg2ImgPipeline", NULL, &pipeline_sd_lcm},
     {"LatentConsistencyModelPipeline", NULL, &pipeline_sd_lcm},
+    {"PipelineMuse", NULL, &pipeline_muse},
     {"PixArtAlphaPipeline", NULL, &pipeline_pixart_alpha},
     {"PixArtSigmaPipeline", NULL, &pipeline_pixart_sigma},
     {"StableDiffusionImg2ImgPipeline", NULL, &pipeline_sd},
@@ -93,7 +94,7 @@ static uint64_t bytes_read(const source *src)
 }
 
 /* Those that take a picture to begin with, a mask and a refiner. */
-static const pipeline_row *const with_pictures[] = {&pipeline_amused, &pipeline_cascade, &pipeline_kandinsky3, &pipeline_sd, &pipeline_sd_lcm, &pipeline_sd_ldm, &pipeline_sd_xl};
+static const pipeline_row *const with_pictures[] = {&pipeline_amused, &pipeline_muse, &pipeline_cascade, &pipeline_kandinsky3, &pipeline_sd, &pipeline_sd_lcm, &pipeline_sd_ldm, &pipeline_sd_xl};
 
 static bool takes_all(const pipeline_row *row, const source *src, const request *q, status *st)
 {
@@ -101,7 +102,7 @@ static bool takes_all(const pipeline_row *row, const source *src, const request 
     for (size_t i = 0; given && i < sizeof with_pictures / sizeof *with_pictures; i++)
         if (with_pictures[i] == row)
             given = NULL;
-    if (q->temperature_given && row != &pipeline_amused)
+    if (q->temperature_given && row != &pipeline_amused && row != &pipeline_muse)
         return status_set(st, STATUS_USAGE, "--temperature: %s draws no tokens", src->path);
     if (q->cascades && row != &pipeline_cascade)
         return status_set(st, STATUS_USAGE, "--cascade: %s is no first stage of one", src->path);

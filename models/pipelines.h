@@ -14,7 +14,7 @@ typedef struct pipeline_row {
 } pipeline_row;
 
 extern const pipeline_row pipeline_pixart_alpha, pipeline_pixart_sigma, pipeline_t5, pipeline_clip, pipeline_ldmbert, pipeline_vae;
-extern const pipeline_row pipeline_amused;
+extern const pipeline_row pipeline_amused, pipeline_muse;
 extern const pipeline_row pipeline_kandinsky3;
 extern const pipeline_row pipeline_cascade;
 extern const pipeline_row pipeline_sd, pipeline_sd_lcm, pipeline_sd_ldm, pipeline_sd_xl;

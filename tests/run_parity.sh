@@ -4,7 +4,7 @@
 set -u
 penstock=${PENSTOCK:-./penstock}
 code=0
-for family in pixart sd ldm kandinsky3 amused if; do
+for family in pixart sd ldm kandinsky3 amused muse if; do
     "$(dirname "$penstock")/tests/test_parity" "$@" "$penstock" "${PENSTOCK_FIXTURES:-tests/fixtures}/$family" || code=1
 done
 exit $code

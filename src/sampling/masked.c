@@ -43,8 +43,11 @@ static float ratio_after(const masked_schedule *m, int step)
 static float temperature_at(const masked_schedule *m, int step)
 {
     float start = (float)m->temperature, by = m->steps > 1 ? (0 - start) / (float)(m->steps - 1) : 0;
-    if (m->steps == 1)
-        return start;
+    double annealed = m->temperature;
+    for (int i = 0; i <= step; i++)
+        annealed *= 1 - (double)(i + 1) / m->steps;
+    if (m->annealed || m->steps == 1)
+        return m->annealed ? (float)annealed : start;
     return step < m->steps / 2 ? start + by * (float)step : 0 - by * (float)(m->steps - step - 1);
 }
 

@@ -17,6 +17,7 @@ typedef struct masked_schedule {
     int steps, mask_id;
     bool linear;            /* the share of masked tokens falls in a straight line; else as a cosine */
     double temperature;
+    bool annealed;          /* it falls by a factor a step, the share of steps that are left, as openMUSE's does */
 } masked_schedule;
 
 /* config_json: scheduler_config.json, not kept. schedule: "cosine", "linear", or NULL for what it says. */
