@@ -386,6 +386,34 @@ clip_no_pictures() { penstock generate -m "$C/bare" -p fox -q -o out.png; is 2 &
 ldm() { L=$FIXTURES/../ldm/models/ldm && penstock quantize "$L" -o m.penstock --type f32 -q && is 0 && ldm_run m.penstock a && ldm_run "$L" b && same a b; }
 ldm_run() { penstock generate -m "$1" -p "a fox" -n dog --cfg-scale 3 --steps 2 --precision f32 -q --trace "$2" -o out.png && is 0; }
 ldm_no_vocabulary() { cp -R "$FIXTURES/../ldm/models/ldm" model && chmod -R u+w model && rm model/tokenizer/vocab.txt && penstock generate -m model -p fox -q -o out.png; is 3 && sentence vocab.txt && [ ! -e out.png ]; }
+K=$FIXTURES/../kandinsky3/models
+k3_run() { penstock generate -m "$1" -p "a fox" -n dog -W 64 -H 64 --steps 2 -s 1 --precision f32 -q --trace "$2" -o out.png && is 0; }
+k3_container() { penstock quantize "$K/full" -o m.penstock --type f32 -q && is 0 && k3_run m.penstock a && k3_run "$K/full" b && same a b; } # what lies transposed in the folder does not in the container
+k3_full_t5() { # a decoder that nobody asks for
+    penstock encode -m "$K/full/text_encoder" --tokens 9 -o e -q && is 0 && has e '"text.text_encoder":{"dtype":"F32","shape":.1,9,32' &&
+        penstock quantize "$K/full/text_encoder" -o t.penstock --type q8 -v && is 0 && grep -q 'decoder.block.0' ../out ../err && penstock encode -m t.penstock --tokens 9 -o e -q && is 0
+}
+k3_file() { file_same "$K/full" -W 64 -H 64; }
+k3_budget() { # parts of a batch, bands, maps in a file: the same picture
+    set -- -m "$K/four" -p fox -n dog -W 512 -H 320 -b 2 --steps 1 -s 1 -q --no-cache
+    penstock generate "$@" -o a.png && is 0 && penstock generate "$@" -o b.png --memory-budget 3M --json; n=$(member ../out least_bytes) || say "$n" || return 1
+    for b in "$n" $((n + 4194304)) 40M; do penstock generate "$@" -o b.png -t 1 --memory-budget "$b" && is 0 && same a.png b.png || return 1; done
+}
+k3_decode() { penstock generate -m "$K/four" -p fox -W 64 -H 64 --steps 1 -q --save-latents z -o out.png && is 0 && penstock decode -m "$K/four" -i z -o a.png -q && is 0 && penstock decode -m "$K/four/movq" -i z -o b.png -q && is 0 && same a.png b.png; }
+k3_embeddings() { # one prompt: nothing is guided away from; two: the first is
+    penstock encode -m "$K/two" -p "a fox" -o one -q && penstock encode -m "$K/two" -p "a fox" -n dog -o two -q && set -- -m "$K/two" -W 64 -H 64 --steps 2 -q -s 1 &&
+        penstock generate "$@" -p "a fox" -o 1.png && penstock generate "$@" --embeddings one -o 2.png && is 0 && k3_pixels 1 2 && penstock generate "$@" -p "a fox" -n dog -o 3.png && penstock generate "$@" --embeddings two -o 4.png && is 0 && k3_pixels 3 4
+}
+k3_pixels() { command -v python3 >/dev/null || return $SKIP; python3 - "$@" <<'P'
+import struct, sys
+def data(n):
+    b = open(n + ".png", "rb").read(); at, out = 8, b""
+    while at < len(b):
+        n, kind = struct.unpack(">I4s", b[at:at + 8]); out += b[at + 8:at + 8 + n] if kind == b"IDAT" else b""; at += 12 + n
+    return out
+sys.exit(data(sys.argv[1]) != data(sys.argv[2]))
+P
+}
 encode_is_traced() { # the same tensor by two ways
     generate -n dog --precision f32 --trace t && penstock encode -m "$S" -p "a red fox" -n dog --precision f32 -o e -q && is 0 || return 1
     command -v python3 >/dev/null || { echo "no python3"; return $SKIP; }
@@ -740,6 +768,16 @@ try 'CLIP alone: no tokenizer' clip_no_tokenizer
 try 'CLIP alone: the tokenizer of another' clip_foreign_tokenizer
 try 'CLIP alone: no pictures' clip_no_pictures
 try 'LDM: container f32 is the folder' ldm
+try 'Kandinsky 3: container f32 is the folder' k3_container
+try 'Kandinsky 3: the encoder of a full T5' k3_full_t5
+try 'Kandinsky 3: prompt file' k3_file
+try 'Kandinsky 3: budgets' k3_budget
+try 'Kandinsky 3: decode, MoVQ alone' k3_decode
+try 'Kandinsky 3: --embeddings' k3_embeddings
+try 'Kandinsky 3: --null-embedding without one' refused 2 null_embedding -- generate -m "$K/four" -p fox --null-embedding -o out.png
+try 'others: --null-embedding' refused 2 null-embedding -- generate -m "$S" -p fox --null-embedding -o out.png
+try 'Kandinsky 3: --mask' refused 2 mask -- generate -m "$K/four" -p fox -i "$FIXTURES/../kandinsky3/pictures/odd.png" --mask "$FIXTURES/../sd/pictures/blob.png" -o out.png
+try 'Kandinsky 3: --strength 0' refused 2 strength -- generate -m "$K/four" -p fox -i "$FIXTURES/../kandinsky3/pictures/odd.png" --strength 0 -o out.png
 try 'LDM: no vocabulary' ldm_no_vocabulary
 try 'single files: SD 1 finds its configs' foreign_configs sd1.safetensors
 try 'single files: SD 2 finds its configs' foreign_configs sd2.safetensors

@@ -268,6 +268,19 @@ Test(faults, stable_diffusion, .init = make_folder, .fini = remove_folder)
     every_read(j, 20, EIO, STATUS_BAD_FILE);
 }
 
+/* Matrices that are turned as they are read, in parts of a batch. */
+Test(faults, kandinsky3, .init = make_folder, .fini = remove_folder)
+{
+    char path[1024];
+    job j = {.run = generate, .model = fixture_named(path, "kandinsky3/models/full"), .stride = 47};
+    every_allocation(j, 50);
+    j.budget = narrow(path);
+    j.stride = 71;
+    every_allocation(j, 50);
+    j.stride = 29;
+    every_read(j, 20, EIO, STATUS_BAD_FILE);
+}
+
 Test(faults, every_allocation_of_quantize, .init = make_folder, .fini = remove_folder)
 {
     char path[1024];

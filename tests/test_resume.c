@@ -167,6 +167,28 @@ Test(resume, amused, .init = make_folder, .fini = remove_folder)
     kill_everywhere(q, "amused from a picture");
 }
 
+/* One text encoder, a mask of its own, and its picture's latents are not drawn. */
+Test(resume, kandinsky3, .init = make_folder, .fini = remove_folder)
+{
+    static uint8_t rgb[64 * 32 * 3];
+    for (size_t i = 0; i < sizeof rgb; i++)
+        rgb[i] = (uint8_t)(i * i >> 6);
+    pixmap picture = {.width = 64, .height = 32, .rgb = rgb};
+    model_name = "kandinsky3/models/full";
+    request q = request_for(NULL);
+    q.width = q.height = 64;
+    kill_everywhere(q, "kandinsky3");
+    q.null_embedding = true;
+    q.sampling_method = "flash";
+    q.steps = 4;
+    kill_everywhere(q, "kandinsky3's flash");
+    q = request_for(NULL);
+    q.init = &picture;
+    q.strength = 0.8;
+    q.batch_count = 1;
+    kill_everywhere(q, "kandinsky3 from a picture");
+}
+
 static status run_refused(const request *q)
 {
     status st = STATUS_INIT;
