@@ -81,11 +81,15 @@ typedef struct stage_report {      /* one row of `plan`, and of a run's report *
     uint64_t ring_bytes;           /* weights in flight */
     uint64_t arena_bytes;          /* activations and kernels' scratch */
     uint64_t stream_bytes;         /* weights read, all passes together */
+    uint64_t first_bytes;          /* of these, in the first pass: what is kept as well */
     uint64_t operations;           /* all passes together */
     uint64_t integer_operations;   /* of these: products of quantized activations and weights */
     uint64_t convolution_operations; /* of the integer ones */
     uint64_t attention_operations; /* of all */
     uint64_t integer_weights;      /* that the integer products decode, all passes together */
+    uint64_t activation_bytes;     /* tensors made, all passes together */
+    uint64_t map_bytes;            /* of these in the scratch file */
+    uint64_t calls;                /* of ops, about */
     int passes;
     int slab_rows;                 /* 0: whole */
     double seconds;                /* measured, or predicted by plan */

@@ -162,6 +162,9 @@ static void fill_operations(stage *s)
     row->convolution_operations = convolution * passes;
     row->attention_operations = (s->plan.operations - products) * passes;
     row->integer_weights = weights * passes;
+    row->activation_bytes = s->plan.activation_bytes * passes;
+    row->map_bytes = s->plan.map_bytes * passes;
+    row->calls = s->plan.calls * passes;
 }
 
 static void fill_row(stage *s, uint64_t base)
@@ -172,6 +175,7 @@ static void fill_row(stage *s, uint64_t base)
     row->ring_bytes = s->how.mapped || pins == s->plan.stream_bytes ? 0 : s->how.ring_bytes;
     row->resident_bytes = s->how.mapped ? s->plan.stream_bytes + s->plan.vector_bytes : pins + stream_fixed_bytes(&s->plan, s->how.unit_bytes);
     row->stream_bytes = s->plan.gather_bytes + (s->how.mapped ? s->plan.stream_bytes : pins + (s->plan.stream_bytes - pins) * (uint64_t)s->passes);
+    row->first_bytes = s->plan.gather_bytes + s->plan.stream_bytes;
     row->passes = s->passes;
     fill_operations(s);
     row->slab_rows = (int)s->lever.slab_rows;

@@ -240,9 +240,9 @@ static double predicted(const bench *b, const source *src, const request *q)
     sustained m;
     result r = {0};
     double seconds = 0;
-    if (ran(b, pipeline_plan(src, q, &r, &st), &st) && sustained_measure(b->k, b->pool, false, &m, b->st))
+    if (ran(b, pipeline_plan(src, q, &r, &st), &st) && sustained_rates(b->k, b->pool, false, true, &m, b->st))
         for (int i = 0; i < r.stages; i++)
-            seconds += predict_compute(&m, &r.stage[i]);
+            seconds += predict_stage(&m, &r.stage[i], 0);
     result_free(&r);
     return seconds;
 }

@@ -17,22 +17,24 @@ typedef struct planned {
     status st;                /* a budget that is too small is told beside the others */
 } planned;
 
-static bool measure(const options *o, sustained *m, status *st)
+static bool rates(const options *o, sustained *m, status *st)
 {
     threads *pool = threads_open(o->threads, st);
-    bool known, f32 = strcmp(o->precision, "f32") == 0;
-    bool good = pool && sustained_measure(o->kernels ? kernels_by_name(o->kernels, &known) : kernels_best(), pool, f32, m, st);
+    bool known = true, f32 = strcmp(o->precision, "f32") == 0;
+    const kernels *k = o->kernels ? kernels_by_name(o->kernels, &known) : kernels_best();
+    if (pool && !k)
+        status_set(st, STATUS_USAGE, known ? "--cpu %s: this processor does not have it" : "--cpu %s: no such kernel set", o->kernels);
+    bool good = pool && k && sustained_rates(k, pool, f32, o->no_cache, m, st);
     threads_close(pool);
     return good;
 }
 
-/* A stage computes while it reads: it takes as long as the slower of the two. */
 static void predict(planned *p, const sustained *m)
 {
+    p->seconds = 0;
     for (int i = 0; i < p->r.stages; i++) {
         stage_report *g = &p->r.stage[i];
-        double compute = predict_compute(m, g), read = p->disk > 0 ? (double)g->stream_bytes / (p->disk * 1e9) : 0;
-        g->seconds = compute > read ? compute : read;
+        g->seconds = predict_stage(m, g, p->disk * 1e9);
         p->seconds += g->seconds;
     }
 }
@@ -149,7 +151,7 @@ bool cmd_plan(const options *o, status *st)
         first = found = paths_model(st);
     int n = o->argument.count + (first ? 1 : 0);
     planned *p = status_ok(st) && make_request(o, NULL, &q, st) ? mem_alloc((size_t)n, sizeof *p, "plan", st) : NULL;
-    if (p && measure(o, &m, st)) {
+    if (p && rates(o, &m, st)) {
         for (int i = 0; i < n && status_ok(st); i++)
             plan_one(o, first && i == 0 ? first : o->argument.item[i - (first ? 1 : 0)], &m, &p[i], st);
         if (n == 1 && p[0].st.code == STATUS_BUDGET)

@@ -54,6 +54,14 @@ void scratch_drop(run *r, int64_t place)
         arena_free(&r->arena, place);
 }
 
+static void count_tensor(run *r, double bytes)
+{
+    if (r->live)
+        return;
+    r->plan->activation_bytes += (uint64_t)(bytes * r->region_repeats);
+    r->plan->calls += (uint64_t)(r->region_repeats + 0.5);
+}
+
 tensor tensor_new(run *r, int batch, int height, int width, int channels)
 {
     tensor t = {batch, height, width, channels, 0, -1, -1, -1};
@@ -67,6 +75,7 @@ tensor tensor_new(run *r, int batch, int height, int width, int channels)
         return t;
     }
     t.place = t.owner = scratch_new(r, (int64_t)bytes);
+    count_tensor(r, bytes);
     return t;
 }
 
@@ -104,6 +113,9 @@ tensor map_new(run *r, int batch, int height, int width, int channels)
     tensor t = {batch, height, width, channels, 0, -1, -1, -1};
     if (run_ok(r))
         t.place = t.owner = arena_alloc(&r->maps, bytes) + MAP_PLACE;
+    count_tensor(r, (double)bytes);
+    if (!r->live)
+        r->plan->map_bytes += (uint64_t)bytes;
     if (!r->live && (uint64_t)r->maps.peak > r->plan->scratch_bytes)
         r->plan->scratch_bytes = (uint64_t)r->maps.peak;
     return t;

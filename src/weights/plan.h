@@ -33,6 +33,9 @@ typedef struct plan {
     uint64_t arena_bytes;      /* peak of activations and scratch */
     uint64_t scratch_bytes;    /* maps in the scratch file */
     uint64_t operations;       /* all, attention and convolutions included */
+    uint64_t activation_bytes; /* of all tensors made, one after the other: what norms and activations go through */
+    uint64_t map_bytes;        /* of these, written to the scratch file */
+    uint64_t calls;            /* of ops, about: tensors made, and a region's as often as it runs */
     uint64_t stream_bytes;     /* matrices, once a pass */
     uint64_t gather_bytes;
     uint64_t vector_bytes;     /* ROLE_VECTOR as f32: resident for the stage */
