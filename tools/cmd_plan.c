@@ -5,16 +5,25 @@
 
 #include "base/paths.h"
 #include "base/mem.h"
+#include "models/networks.h"
 #include "tools/command.h"
 #include "tools/predict.h"
 #include "tools/sizes.h"
+
+enum { MOST_BUDGETS = 12 };
 
 typedef struct planned {
     const char *model;
     result r;
     double seconds;           /* predicted */
     double disk;              /* GB/s */
+    uint64_t encoders;        /* parameters */
     status st;                /* a budget that is too small is told beside the others */
+    struct budget_row {
+        uint64_t budget, peak, read, scratch;
+        double seconds;
+    } row[MOST_BUDGETS];      /* from the least on, as far as more memory changes anything */
+    int rows;
 } planned;
 
 static bool rates(const options *o, sustained *m, status *st)
@@ -29,17 +38,55 @@ static bool rates(const options *o, sustained *m, status *st)
     return good;
 }
 
-static void predict(planned *p, const sustained *m)
+static double predict(result *r, double disk, const sustained *m)
 {
-    p->seconds = 0;
-    for (int i = 0; i < p->r.stages; i++) {
-        stage_report *g = &p->r.stage[i];
-        g->seconds = predict_stage(m, g, p->disk * 1e9);
-        p->seconds += g->seconds;
+    double seconds = 0;
+    for (int i = 0; i < r->stages; i++) {
+        r->stage[i].seconds = predict_stage(m, &r->stage[i], disk * 1e9);
+        seconds += r->stage[i].seconds;
+    }
+    return seconds;
+}
+
+static uint64_t read_bytes(const result *r)
+{
+    uint64_t all = 0;
+    for (int i = 0; i < r->stages; i++)
+        all += r->stage[i].stream_bytes;
+    return all;
+}
+
+/* What the same would take under other budgets. */
+static void plan_budgets(const source *src, request q, const sustained *m, planned *p)
+{
+    status st = STATUS_INIT;
+    result r = {0};
+    q.budget_bytes = 1;
+    bool fits = pipeline_plan(src, &q, &r, &st);
+    uint64_t budget = st.code == STATUS_BUDGET ? st.least_bytes : 0;
+    result_free(&r);
+    for (; !fits && budget && p->rows < MOST_BUDGETS; budget += budget / 2) {
+        st = (status)STATUS_INIT;
+        r = (result){0};
+        q.budget_bytes = budget;
+        if (pipeline_plan(src, &q, &r, &st)) {
+            double seconds = predict(&r, p->disk, m);
+            p->row[p->rows++] = (struct budget_row){budget, r.predicted_peak, read_bytes(&r), r.scratch_bytes, seconds};
+        }
+        result_free(&r);
+        if (p->rows > 1 && p->row[p->rows - 1].peak == p->row[p->rows - 2].peak)
+            break;
     }
 }
 
-static void plan_one(const options *o, const char *model, const sustained *m, planned *p, status *st)
+static void count_encoders(const source *src, planned *p)
+{
+    for (int i = 0; i < p->r.stages; i++)
+        if (component_role(src, p->r.stage[i].name) == ROLE_ENCODER)
+            p->encoders += p->r.stage[i].parameters;
+}
+
+static void plan_one(const options *o, const char *model, const sustained *m, bool budgets, planned *p, status *st)
 {
     request q = {0};
     p->model = model;
@@ -47,13 +94,31 @@ static void plan_one(const options *o, const char *model, const sustained *m, pl
     if (src && pipeline_plan(src, &q, &p->r, &p->st)) {
         if (src->files > 0)
             p->disk = rate_disk(src->file[0], 0.3, st);
-        predict(p, m);
+        p->seconds = predict(&p->r, p->disk, m);
+        count_encoders(src, p);
+        if (budgets)
+            plan_budgets(src, q, m, p);
     }
     if (src)
         source_close(src);
     cascade_close(&q);
     if (!status_ok(&p->st) && p->st.code != STATUS_BUDGET)
         status_set(st, p->st.code, "%s", p->st.text);
+}
+
+static json_object *report_of_budgets(const planned *p)
+{
+    json_object *all = json_object_new_array();
+    for (int i = 0; i < p->rows; i++) {
+        json_object *row = json_object_new_object();
+        json_object_object_add(row, "budget_bytes", json_object_new_uint64(p->row[i].budget));
+        json_object_object_add(row, "predicted_peak_bytes", json_object_new_uint64(p->row[i].peak));
+        json_object_object_add(row, "read_bytes", json_object_new_uint64(p->row[i].read));
+        json_object_object_add(row, "scratch_bytes", json_object_new_uint64(p->row[i].scratch));
+        json_object_object_add(row, "predicted_seconds", json_object_new_double(p->row[i].seconds));
+        json_object_array_add(all, row);
+    }
+    return all;
 }
 
 static json_object *report_of(const planned *p, const request *q)
@@ -65,9 +130,24 @@ static json_object *report_of(const planned *p, const request *q)
         json_object_object_del(j, no_plan[i]);
     json_object_object_add(j, "model", json_object_new_string(p->model));
     json_object_object_add(j, "predicted_seconds", json_object_new_double(p->seconds));
+    json_object_object_add(j, "encoder_parameters", json_object_new_uint64(p->encoders));
+    if (p->rows)
+        json_object_object_add(j, "budgets", report_of_budgets(p));
     if (p->st.code == STATUS_BUDGET)
         json_object_object_add(j, "least_bytes", json_object_new_uint64(p->st.least_bytes));
     return j;
+}
+
+/* Time grows where weights are read again, and where maps go to the disk. */
+static void print_budgets(const planned *p)
+{
+    char t[4][SIZE_TEXT];
+    if (p->rows)
+        printf("\n  %-10s %10s %10s %10s %9s\n", "budget", "peak", "read", "scratch", "seconds");
+    for (int i = 0; i < p->rows; i++) {
+        const struct budget_row *b = &p->row[i];
+        printf("  %-10s %10s %10s %10s %9.1f\n", size_text(b->budget, t[0]), size_text(b->peak, t[1]), size_text(b->read, t[2]), size_text(b->scratch, t[3]), b->seconds);
+    }
 }
 
 static void print_one(const planned *p)
@@ -87,6 +167,7 @@ static void print_one(const planned *p)
     }
     printf("  %dx%d, %d steps, %d evaluations: peak %s, scratch %s, about %.1f s on this machine\n", p->r.width, p->r.height,
            p->r.steps, p->r.evaluations, size_text(p->r.predicted_peak, t[4]), size_text(p->r.scratch_bytes, t[5]), p->seconds);
+    print_budgets(p);
 }
 
 /* Several models: a column each. */
@@ -98,8 +179,10 @@ static void print_side_by_side(const planned *p, int n)
         const char *slash = strrchr(p[i].model, '/');
         printf(" %20.20s", slash && slash[1] ? slash + 1 : p[i].model);
     }
-    const char *rows[] = {"peak memory", "scratch", "read", "parameters", "Gop", "seconds", "least budget"};
-    for (int row = 0; row < 7; row++) {
+    const char *rows[] = {"peak memory", "scratch", "read", "parameters", "Gop", "seconds", "least budget", "encoder"};
+    const int order[] = {3, 7, 0, 1, 2, 4, 5, 6};
+    for (int at = 0; at < 8; at++) {
+        int row = order[at];
         printf("\n%-14s", rows[row]);
         for (int i = 0; i < n; i++) {
             uint64_t read = 0, operations = 0, parameters = 0;
@@ -116,6 +199,8 @@ static void print_side_by_side(const planned *p, int n)
                 snprintf(cell, sizeof cell, "%s", size_text(row == 0 ? p[i].r.predicted_peak : row == 1 ? p[i].r.scratch_bytes : read, t));
             else if (fits && row == 3)
                 snprintf(cell, sizeof cell, "%.3f B", (double)parameters / 1e9);
+            else if (fits && row == 7)
+                snprintf(cell, sizeof cell, "%.1f %%", parameters ? 100.0 * (double)p[i].encoders / (double)parameters : 0.0);
             else if (fits && row < 6)
                 snprintf(cell, sizeof cell, "%.1f", row == 4 ? (double)operations / 1e9 : p[i].seconds);
             printf(" %20s", cell);
@@ -153,7 +238,7 @@ bool cmd_plan(const options *o, status *st)
     planned *p = status_ok(st) && make_request(o, NULL, &q, st) ? mem_alloc((size_t)n, sizeof *p, "plan", st) : NULL;
     if (p && rates(o, &m, st)) {
         for (int i = 0; i < n && status_ok(st); i++)
-            plan_one(o, first && i == 0 ? first : o->argument.item[i - (first ? 1 : 0)], &m, &p[i], st);
+            plan_one(o, first && i == 0 ? first : o->argument.item[i - (first ? 1 : 0)], &m, n == 1 && !o->budget_bytes, &p[i], st);
         if (n == 1 && p[0].st.code == STATUS_BUDGET)
             *st = p[0].st;   /* one model that does not fit is a failure, among several it is an answer */
         else if (status_ok(st))
