@@ -177,8 +177,9 @@ static tensor middle_block(run *r, const context *k, tensor x)
 {
     const unet_level *l = &k->c->level[k->c->levels - 1];
     x = resnet(r, k, x, none, l->channels, !k->c->middle_attention, "mid_block", 0);
-    if (k->c->middle_attention)
-        x = transformer(r, k, x, l->down_depth[0], l->heads, false, "mid_block", 0);
+    if (!k->c->middle_attention)
+        return x; /* diffusers' middle without attention is one resnet */
+    x = transformer(r, k, x, l->down_depth[0], l->heads, false, "mid_block", 0);
     tensor y = resnet(r, k, x, none, l->channels, true, "mid_block", 1);
     drop(r, x);
     return y;
