@@ -209,23 +209,39 @@ static void to_signed(float *image, size_t count)
         image[i] = 2 * (image[i] > 0 ? image[i] < 1 ? image[i] : 1 : 0) - 1;
 }
 
+static size_t latent_floats(const vae_stage *v)
+{
+    return (size_t)(v->from_tokens ? 1 : v->config.latent_channels) * (size_t)v->height * (size_t)v->width;
+}
+
+static size_t image_floats(const vae_stage *v)
+{
+    size_t factor = (size_t)vae_factor(&v->config);
+    return (size_t)v->config.out_channels * (size_t)v->height * factor * (size_t)v->width * factor;
+}
+
+bool vae_stage_picture(vae_stage *v, const float *latents, float *image)
+{
+    status *st = v->stage.e->st;
+    void *inputs = mem_alloc(latent_floats(v), 4, "latents", st);
+    vae_inputs in = {v, inputs, inputs, image};
+    bool ok = inputs && fill_inputs(v, latents, latent_floats(v), inputs, st) && stage_pass(&v->stage, &in);
+    if (ok && v->config.unit_range)
+        to_signed(image, image_floats(v));
+    mem_free(inputs);
+    return ok;
+}
+
 bool vae_stage_run(vae_stage *v, engine *e, const float *latents, int images, float *image)
 {
     double begin = now_seconds();
-    size_t latent_floats = (size_t)(v->from_tokens ? 1 : v->config.latent_channels) * (size_t)v->height * (size_t)v->width;
-    size_t image_floats = (size_t)v->config.out_channels * (size_t)(v->height * vae_factor(&v->config)) * (size_t)(v->width * vae_factor(&v->config));
-    void *inputs = mem_alloc(latent_floats, 4, "latents", e->st);
-    bool ok = inputs && stage_open(&v->stage);
+    bool ok = stage_open(&v->stage);
     for (int i = 0; ok && i < images; i++) {
         report_progress(e->request, "decode", i, images);
-        vae_inputs in = {v, inputs, inputs, image + (size_t)i * image_floats};
-        ok = fill_inputs(v, latents + (size_t)i * latent_floats, latent_floats, inputs, e->st) && stage_pass(&v->stage, &in);
-        if (ok && v->config.unit_range)
-            to_signed(in.image, image_floats);
+        ok = vae_stage_picture(v, latents + (size_t)i * latent_floats(v), image + (size_t)i * image_floats(v));
     }
     if (ok)
         report_progress(e->request, "decode", images, images);
-    mem_free(inputs);
     stage_close(&v->stage);
     v->stage.row->seconds = now_seconds() - begin;
     return ok;

@@ -51,6 +51,7 @@ typedef struct vae_stage {
 bool latents_fit(const source *src, const vae_config *c, const int64_t shape[4], status *st);
 bool vae_stage_plan(vae_stage *v, engine *e, const char *component, int latent_height, int latent_width, int images);
 /* latents [images, channels, h, w], scaled as the denoiser has them, or tokens [images, h, w]; image [images, 3, H, W] in -1..1 */
+bool vae_stage_picture(vae_stage *v, const float *latents, float *image); /* one, in a stage that is open */
 bool vae_stage_run(vae_stage *v, engine *e, const float *latents, int images, float *image);
 
 /* diffusers' resize_and_crop_tensor: bilinear (no antialias, half-pixel centres) to cover, then the middle. [3, h, w] -> [3, height, width]; out is the caller's. */

@@ -160,7 +160,7 @@ static bool choose_guidance(sd *p)
 static bool setup(sd *p, const source *src, const request *q, result *report, status *st, const sd_kind *kind, bool refining, bool planning)
 {
     *p = (sd){.kind = kind, .prefix = refining ? "refiner." : "", .planning = planning};
-    if (!engine_open(&p->e, src, q, report, st) || !read_index(p) || !sd_text_read(p) || !read_networks(p) || !check_pictures(p, refining) || !choose_size(p) ||
+    if (!engine_open(&p->e, src, q, report, st) || !read_index(p) || !sd_text_read(p) || !read_networks(p) || !sd_tiny_read(p) || !check_pictures(p, refining) || !choose_size(p) ||
         !choose_guidance(p) || !open_sampler(p) || !choose_calls(p, refining))
         return false;
     p->sizes_count = p->unet.text_time ? p->aesthetics ? 5 : 6 : 0;
@@ -199,7 +199,7 @@ static bool plan_all(sd *p, bool pictures, bool decodes)
     bool begun = !pictures || sd_picture_plan(p);
     if (!asked(p, begun) || !asked(p, sd_denoise_plan(p)))
         return false;
-    if (decodes && !asked(p, vae_stage_plan(&p->decode, &p->e, sd_vae(p), p->latent_height, p->latent_width, p->images)))
+    if (decodes && !asked(p, sd_decode_plan(p)))
         return false;
     return status_ok(p->e.st);
 }
@@ -210,7 +210,7 @@ static bool decode_pictures(sd *p)
 {
     status *st = p->e.st;
     float *image = mem_alloc((size_t)p->width * (size_t)p->height * 3 * (size_t)p->images, 4, "picture", st);
-    bool ok = image && vae_stage_run(&p->decode, &p->e, p->latents, p->images, image) &&
+    bool ok = image && vae_stage_run(&p->decode, p->decode.stage.e, p->latents, p->images, image) &&
               trace_add(p->e.request->trace, "image", image, 4, (int64_t[]){p->images, 3, p->height, p->width}, st) &&
               to_rgb(image, p->images, p->height, p->width, p->e.report, st);
     mem_free(image);
@@ -224,6 +224,7 @@ static void teardown(sd *p)
     stage_close(&p->denoise);
     stage_close(&p->encode);
     stage_close(&p->decode.stage);
+    stage_close(&p->show.stage);
     sampler_close(p->sampler);
     noise_close(&p->noise);
     float *all[] = {p->latents, p->input, p->predicted, p->guided_noise, p->text, p->pooled, p->sizes, p->timesteps, p->guidance_embedding,

@@ -27,7 +27,13 @@ static void unet_forward(run *r, const void *ctx)
 
 bool sd_denoise_plan(sd *p)
 {
-    return stage_plan_parts(&p->denoise, &p->e, "unet", unet_aliases, unet_forward, p, p->end - p->first, p->batch, &p->rows);
+    uint64_t held = p->e.held_bytes;
+    if (!sd_preview_plan(p))
+        return false;
+    p->e.held_bytes += p->show_bytes;
+    bool ok = stage_plan_parts(&p->denoise, &p->e, "unet", unet_aliases, unet_forward, p, p->end - p->first, p->batch, &p->rows);
+    p->e.held_bytes = held;
+    return ok;
 }
 
 bool sd_denoise_allocate(sd *p)
@@ -111,40 +117,6 @@ static bool step(sd *p, int call)
     return sampler_step(p->sampler, call, p->guided_noise, p->latents, (size_t)p->images, sd_latent_floats(p), noise_draw, &p->noise, p->e.st);
 }
 
-/* ---- previews ---- */
-
-/* Colours as a linear function of four latents: the regressions of decoded pictures on latents that web interfaces use. */
-static const struct { float by[4][3], plus[3]; } colours[2] = {
-    {{{0.298f, 0.207f, 0.208f}, {0.187f, 0.286f, 0.173f}, {-0.158f, 0.189f, 0.264f}, {-0.184f, -0.271f, -0.473f}}, {0, 0, 0}},
-    {{{0.3920f, 0.4054f, 0.4549f}, {-0.2634f, -0.0196f, 0.0653f}, {0.0568f, 0.1687f, -0.0755f}, {-0.3112f, -0.2359f, -0.2076f}}, {0, 0, 0}}};
-
-static bool preview(sd *p, int done)
-{
-    const request *q = p->e.request;
-    size_t n = sd_latent_floats(p), area = (size_t)p->latent_height * (size_t)p->latent_width;
-    if (!q->preview_every || !q->preview || (done - p->first) % q->preview_every || p->vae.latent_channels != 4)
-        return true;
-    uint8_t *rgb = mem_alloc(area, 3, "preview", p->e.st);
-    bool ok = rgb != NULL;
-    for (int i = 0; ok && i < p->images; i++) {
-        float *x = p->input; /* as the network would see them next: of its range, whatever the sampler's */
-        if (done < p->end)
-            sampler_scale_input(p->sampler, done, p->latents + (size_t)i * n, x, n);
-        else
-            memcpy(x, p->latents + (size_t)i * n, n * 4);
-        for (size_t k = 0; k < area * 3; k++) {
-            float v = colours[p->kind->xl].plus[k % 3];
-            for (size_t c = 0; c < 4; c++)
-                v += colours[p->kind->xl].by[c][k % 3] * x[c * area + k / 3];
-            v = v * 127.5f + 127.5f;
-            rgb[k] = (uint8_t)(v > 0 ? v < 255 ? v : 255 : 0);
-        }
-        ok = q->preview(q->preview_ctx, i, done - p->first, rgb, p->latent_width, p->latent_height, p->e.st);
-    }
-    mem_free(rgb);
-    return ok;
-}
-
 /* ---- the loop ---- */
 
 bool sd_denoise(sd *p, int first)
@@ -152,16 +124,17 @@ bool sd_denoise(sd *p, int first)
     const request *q = p->e.request;
     double start = now_seconds();
     int calls = p->end - p->first;
-    bool ok = first >= p->end || stage_open(&p->denoise);
+    bool ok = first >= p->end || (stage_open(&p->denoise) && sd_preview_open(p));
     for (int i = first; ok && i < p->end; i++) {
         report_progress(q, "denoise", i - p->first, calls);
         ok = step(p, i);
-        ok = ok && trajectory_after(&p->path, &p->e, i) && preview(p, i + 1);
+        ok = ok && trajectory_after(&p->path, &p->e, i) && sd_preview(p, i + 1);
         p->e.report->evaluations++;
     }
     if (ok)
         report_progress(q, "denoise", calls, calls);
     stage_close(&p->denoise);
+    sd_preview_close(p);
     p->denoise.row->seconds = now_seconds() - start;
     return ok;
 }

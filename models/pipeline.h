@@ -54,6 +54,8 @@ typedef struct request {
     double refiner_start;          /* where it takes over, 0..1 */
     const source *const *cascade;  /* further stages that enlarge the picture, behind those that the model has itself */
     int cascades;
+    const source *tiny;            /* an AutoencoderTiny that decodes in place of the model's decoder; NULL: none */
+    bool tiny_previews_only;       /* it makes the previews alone */
     int preview_every;             /* steps; 0: no previews */
     preview_fn preview;
     void *preview_ctx;

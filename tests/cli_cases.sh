@@ -514,6 +514,13 @@ picture=$D/pictures/stripes.png mask=$D/pictures/blob.png
 sd_text() { echo "no picture" >x.png && sd_bad 3 x.png PNG -- -i x.png; }
 sd_short() { head -c 900 "$picture" >x.png && sd_bad 3 x.png PNG -- -i x.png; }
 sd_paints() { penstock generate -m "$D/models/paint9" -p fox --steps 2 -q -o out.png; is 2 && sentence mask && nothing_left && penstock plan "$D/models/paint9"; is 0; }
+tiny_previews() { # what an AutoencoderTiny decodes last is the picture; --taesd does it for any decoder of that size, and the budget counts it
+    cp -r "$FIXTURES/../sd/models/classic" m && rm -r m/vae && cp -r "$E/usual" m/vae && set -- generate -m m --tokens 5 --steps 2 --sampling-method euler -q || return 1
+    penstock "$@" -o a.png --preview 1 && is 0 && same a.png a_step_2.png && ! same a.png a_step_1.png >/dev/null && penstock "$@" -o b.png --taesd "$E/usual_decoder.pth" --preview 1 --memory-budget 3M --json
+    is 4 && n=$(member ../out least_bytes) && penstock "$@" -o b.png --taesd "$E/usual_decoder.pth" --preview 1 --memory-budget "$n" && is 0 && same a.png b.png && same a_step_1.png b_step_1.png &&
+        penstock "$@" -o c.png --taesd "$E/usual" --taesd-preview-only && is 0 && same a.png c.png || return 1
+    rm -r m && penstock generate -m "$FIXTURES/../sd/models/classic" --tokens 5 --taesd "$E/usual" -q -o d.png; is 3 && sentence '8 times' && [ ! -e d.png ]
+}
 sd_previews() { sd --preview 2 -b 2 && works && [ -s out_step_2.png ] && [ -s out_2_step_2.png ] && [ "$(ls | wc -l)" -eq 6 ]; }
 sd_budget() { # the least also walks the guidance pair one by one
     sd -b 2 --memory-budget 3M; is 4 && n=$(sed -n 's/.*at least \([0-9.]*[KMG]*\) is needed.*/\1/p' ../err) && [ -n "$n" ] || return 1
@@ -806,6 +813,7 @@ try 'clip skip too deep' sd_bad 2 clip-skip -- --clip-skip 9
 try 'refiner missing' sd_bad 3 nowhere -- --refiner nowhere
 try 'refiner with nothing to do' refused 2 refiner-start -- generate -m "$D/models/xl" -p fox --steps 3 -q -o out.png --refiner "$D/models/refiner" --refiner-start 1
 try 'previews' sd_previews
+try 'previews through an AutoencoderTiny' tiny_previews
 try 'guidance one by one' sd_budget
 try 'checkpoint: painting' sd_checkpoint
 try 'container of Stable Diffusion' sd_container classic

@@ -30,7 +30,7 @@ static bool by_itself(const options *o)
 {
     if ((o->prompt && prompt_may_be_long(o->prompt)) || (o->negative_prompt && prompt_may_be_long(o->negative_prompt)))
         return true;
-    return o->trace || o->save_latents || o->load_latents || o->checkpoint || o->embeddings || o->tokens || o->init_img || o->mask || o->refiner || o->cascade.count || o->preview;
+    return o->trace || o->save_latents || o->load_latents || o->checkpoint || o->embeddings || o->tokens || o->init_img || o->mask || o->refiner || o->taesd || o->cascade.count || o->preview;
 }
 
 /* ---- checks ---- */

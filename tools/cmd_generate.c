@@ -23,7 +23,7 @@ static bool write_all(const options *o, const request *q, const source *src, con
 
 typedef struct inputs {
     pixmap init, mask;
-    source *refiner;
+    source *refiner, *tiny;
 } inputs;
 
 static bool inputs_open(inputs *in, const options *o, request *q, status *st)
@@ -35,6 +35,9 @@ static bool inputs_open(inputs *in, const options *o, request *q, status *st)
         q->mask = &in->mask;
     if (o->refiner && status_ok(st))
         q->refiner = in->refiner = source_open(o->refiner, st);
+    if (o->taesd && status_ok(st))
+        q->tiny = in->tiny = source_open(o->taesd, st);
+    q->tiny_previews_only = o->taesd_preview_only;
     return status_ok(st) && cascade_open(q, o, st);
 }
 
@@ -44,6 +47,8 @@ static void inputs_close(inputs *in)
     pixmap_free(&in->mask);
     if (in->refiner)
         source_close(in->refiner);
+    if (in->tiny)
+        source_close(in->tiny);
 }
 
 /* ---- previews ---- */

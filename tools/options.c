@@ -81,6 +81,8 @@ static const option_row table[] = {
     {"temperature", 0, REAL, GENERATE, AT(temperature), 0, 1000, "X",
      "token models: noise on which tokens are kept, falling from X to 0 (default 2); 0: always the likeliest token, no noise"},
     {"preview", 0, COUNT, GENERATE, AT(preview), 1, 10000, "N", "every N steps a small picture, out_step_N.png"},
+    {"taesd", 0, TEXT, GENERATE, AT(taesd), 0, 0, "MODEL", "an AutoencoderTiny that decodes, and makes the previews (Stable Diffusion)"},
+    {"taesd-preview-only", 0, FLAG, GENERATE, AT(taesd_preview_only), 0, 0, NULL, "it makes the previews alone"},
     {"refiner", 0, TEXT, GENERATE, AT(refiner), 0, 0, "MODEL", "a second model for the last part of the denoising (SDXL)"},
     {"refiner-start", 0, REAL, GENERATE, AT(refiner_start), 0, 1, "X", "where it takes over (default 0.8)"},
     {"cascade", 0, LIST, GENERATE | PLAN, AT(cascade), 0, 0, "MODEL", "a further stage, which enlarges the picture (DeepFloyd IF II, x4 upscaler); repeatable"},

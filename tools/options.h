@@ -25,10 +25,10 @@ typedef struct options {
     int width, height, steps, batch_count, threads, max_sequence_length, tokens;
     int clip_skip, preview;
     double guidance_scale, guidance_rescale, strength, temperature, refiner_start, seconds;
-    const char *init_img, *mask, *refiner;
+    const char *init_img, *mask, *refiner, *taesd;
     const char *sampling_method, *scheduler, *precision, *kernels, *scratch, *trace, *save_latents, *load_latents, *checkpoint, *embeddings, *type, *calibrate;
     uint64_t seed, random_seed, budget_bytes;
-    bool seed_given, random_weights, random_given, list_tensors, no_cache, null_embedding, json, quiet, verbose, help;
+    bool seed_given, random_weights, random_given, list_tensors, no_cache, taesd_preview_only, null_embedding, json, quiet, verbose, help;
     text_list tensor_type, component, cascade;
     text_list argument;
     const char **memory;     /* what the lists lie in */
