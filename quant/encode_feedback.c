@@ -6,7 +6,7 @@
 enum { GROUP = 16 };
 
 /* Added to the diagonal, as a part of its mean: inputs that never occurred together in the prompts do not get arbitrary weights, and a rank that is
- * too low does no harm. (A tenth and a thousandth were worse on the small model's latents.) */
+ * too low does no harm. */
 static const double DAMPING = 0.01;
 
 static bool factor_window(float *m, int n, double *a)

@@ -43,9 +43,12 @@ const type_traits *type_by_safetensors(const char *name)
     return NULL;
 }
 
+/* A lone large channel sets the scale of its whole row: the wider the row, the more columns it is spread over. */
+enum { WIDE = 4096, WIDEST = 8192 };
+
 int rotation_block(int32_t depth)
 {
-    for (int block = 256; block >= 32; block /= 2)
+    for (int block = depth >= WIDEST ? 1024 : depth >= WIDE ? 512 : 256; block >= 32; block /= 2)
         if (depth > 0 && depth % block == 0)
             return block;
     return 0;

@@ -50,7 +50,7 @@ const type_traits *type_by_name(const char *name);               /* "q4"; NULL i
 const type_traits *type_by_safetensors(const char *name);        /* "BF16"; NULL if unknown */
 
 static inline int32_t depth_padded(int32_t depth) { return (depth + 31) / 32 * 32; } /* of one tap, in panels */
-/* The Hadamard block: 256 or the largest power of two from 32 up that divides depth; 0 when there is none. */
+/* The Hadamard block: 256 (512 from a depth of 4096 on, 1024 from 8192 on) or the largest power of two from 32 up that divides depth; 0 when there is none. */
 int rotation_block(int32_t depth);
 
 /* Bytes in front of the first row or panel (q4, q5: the 256-byte tables), the same in every part of a tensor. */

@@ -358,7 +358,7 @@ static void test_gemm_i8(void)
 
 /* ---- activations to int8 ---- */
 
-static const int rotations[] = {0, 16, 32, 64, 128, 256};
+static const int rotations[] = {0, 16, 32, 64, 128, 256, 512, 1024};
 
 static void one_quantize(int depth, int block, values kind, int spoil)
 {
@@ -406,7 +406,7 @@ static void test_quantize_row(void)
 static void test_rotate_row(void)
 {
     for (int i = 0; i < 90; i++) {
-        int block = rotations[i % 6], depth = (block ? block : 1) * random_int(1, 5);
+        int block = rotations[i % 8], depth = (block ? block : 1) * random_int(1, 5);
         values kind = (values)random_int(0, VALUES - 1);
         begin_case("depth %d, block %d, %s", depth, block, value_names[kind]);
         float *x = ARRAY(float, depth), *out = ARRAY(float, depth), *want = ARRAY(float, depth);

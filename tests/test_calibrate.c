@@ -116,7 +116,7 @@ Test(calibrate, moments_are_sums_over_rotated_rows)
     const int depths[] = {32, 192, 320, 768};
     for (size_t d = 0; d < sizeof depths / sizeof *depths; d++) {
         int depth = depths[d], window = moments_window(depth), block = rotation_block(depth);
-        cr_assert(window >= block && window % block == 0 && depth % window == 0 && window <= 512);
+        cr_assert(window >= block && window % block == 0 && depth % window == 0 && window <= 768);
         one_layer l;
         open_layer(&l, 3, 1, depth);
         status st = STATUS_INIT;

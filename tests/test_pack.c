@@ -447,7 +447,7 @@ static const change changes[] = {
     {"shared.weight", "\"extent\":", "\"extent\":1000", "no place"},
     {"shared.weight", "\"extent\":", "\"extent\":-", "no place"},
     {"shared.weight", "\"component\":0", "\"component\":3", "no component"},
-    {"a.weight", "\"rotation\":256", "\"rotation\":512", "rotation"},
+    {"a.weight", "\"rotation\":256", "\"rotation\":2048", "rotation"},
     {"a.weight", "\"rotation\":256", "\"rotation\":48", "rotation"},
     {"a.weight", "\"rotation\":256", "\"rotation\":\"256\"", "rotation"},
     {"shared.weight", "\"role\"", "\"rotation\":64,\"role\"", "rotation"},

@@ -150,7 +150,7 @@ Test(types, sizes_do_not_overflow)
 
 Test(types, rotation)
 {
-    cr_assert_eq(rotation_block(4096), 256);
+    cr_assert(rotation_block(4096) == 512 && rotation_block(10240) == 1024 && rotation_block(4352) == 256 && rotation_block(2560) == 256);
     cr_assert_eq(rotation_block(1152), 128);
     cr_assert_eq(rotation_block(320), 64);
     cr_assert_eq(rotation_block(32), 32);

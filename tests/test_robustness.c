@@ -167,9 +167,15 @@ Test(robustness, outlier_channels)
 /* The worst there is for one scale a token: two large channels in a very deep row, which carry as much as all the others. */
 Test(robustness, a_lone_pair_in_a_deep_row)
 {
-    state = 17;
-    double q8 = outlier_error(TYPE_Q8, 10240, 0.0001, 50), q4 = outlier_error(TYPE_Q4, 10240, 0.0001, 50);
-    cr_assert(q8 <= 0.018 && q4 <= 0.09, "%g %g", q8, q4);
+    double q8 = 0, q4 = 0;
+    for (state = 17; state < 22; state++) {
+        uint64_t kept = state;
+        double e8 = outlier_error(TYPE_Q8, 10240, 0.0001, 50), e4 = outlier_error(TYPE_Q4, 10240, 0.0001, 50);
+        state = kept;
+        q8 = e8 > q8 ? e8 : q8;
+        q4 = e4 > q4 ? e4 : q4;
+    }
+    cr_assert(q8 <= 0.015 && q4 <= 0.09, "%g %g", q8, q4);
     if (getenv("PENSTOCK_REPORT"))
         printf("# a lone pair of channels x50 among 10240: q8 %.4f, q4 %.4f\n", q8, q4);
 }

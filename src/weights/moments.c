@@ -11,7 +11,7 @@
 #include "quant/types.h"
 #include "weights/scratch.h"
 
-enum { LANES = 16, ROWS_AT_ONCE = 64, WIDEST_WINDOW = 512 };
+enum { LANES = 16, ROWS_AT_ONCE = 64, WIDEST_WINDOW = 768 };
 
 typedef struct entry {
     const weight *w;
@@ -34,6 +34,8 @@ struct input_moments {
 int moments_window(int32_t depth)
 {
     int block = rotation_block(depth), window = 0;
+    if (block > WIDEST_WINDOW)
+        return block / 2;
     for (int w = block; block && w <= WIDEST_WINDOW && w <= depth; w += block)
         window = depth % w == 0 ? w : window;
     return window;

@@ -1,7 +1,7 @@
 /* moments.h: what the inputs of a model's layers are like: for each matrix the products of its inputs with each other, summed over all the
  * tokens or pixels that passed through it. The quantizer's error feedback (quant/encode_feedback.h) is made of them.
  *
- * Inputs are taken as the quantized layers see them, rotated, and by windows of columns: a window is whole rotation blocks.
+ * Inputs are taken as the quantized layers see them, rotated, and by windows of columns: whole rotation blocks, or half a very wide one.
  * A convolution's taps see the same pixels, but for the border, so that it has the moments of its input once, for all of its taps.
  * Sums run in the order of the rows, whatever slabs and threads they come by. */
 #ifndef PENSTOCK_MOMENTS_H

@@ -272,7 +272,7 @@ static bool read_rotation(const reader *r, const json *j, int i, weight *w)
     int64_t block = 0;
     if (!json_member(j, "rotation"))
         return true;
-    if (!whole_member(j, "rotation", 16, 256, &block) || (block & (block - 1)) != 0 || w->matrix.depth % block != 0 ||
+    if (!whole_member(j, "rotation", 16, 1024, &block) || (block & (block - 1)) != 0 || w->matrix.depth % block != 0 ||
         !type_of(w->type)->panels)
         return bad(r, "tensor", i, "has a rotation that does not fit");
     w->rotation_log2 = (uint8_t)__builtin_ctzll((unsigned long long)block);
