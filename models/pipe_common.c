@@ -122,7 +122,7 @@ bool t5_text_plan(t5_text *t, engine *e, const char *component, const char *fold
         return false;
     t->text = (text_stage){.component = component, .name = component[0] ? component : "text_encoder", .alias = t5_aliases, .forward = t5_forward,
                            .config = &t->config, .width = t->config.d_model, .padded = t->padded};
-    t->text.stage.run.imagine = source_lacks_weights(e->source, component);
+    t->text.stage.run.imagine = e->request->imagine || source_lacks_weights(e->source, component);
     int32_t rows[2];
     int given = text_given(&t->text, e, count, rows);
     return status_ok(e->st) && make_tokens(t, e, folder, texts, count, most, clean, given, rows) && text_stage_plan(&t->text, e, given);

@@ -73,6 +73,8 @@ typedef struct request {
     const char *checkpoint;        /* a file that holds the state after each step; where it is there the run goes on from it */
     input_moments *moments;              /* gets what passes through the matrices, for `quantize --calibrate`; NULL: not wanted */
     int rehearsals;                /* bench: how often each pass is run before the one that counts */
+    bool imagine;                  /* plan: as if the model had no weights, only configs */
+    weight_type imagined_as;       /* what weights that are not there would be */
     progress_fn progress;
     void *progress_ctx;
 } request;

@@ -195,7 +195,8 @@ bool stage_plan(stage *s, engine *e, const char *component, const char *name, co
     snprintf(s->row->name, sizeof s->row->name, "%s", name);
     s->plan.stage = s->row->name;
     s->run = (run){.st = e->st, .plan = &s->plan, .k = e->k, .pool = e->pool, .f32 = e->request->precision == PRECISION_F32, .moments = e->request->moments, .source = e->source,
-                   .component = component, .alias = alias, .imagine = source_lacks_weights(e->source, component)};
+                   .component = component, .alias = alias, .imagine = e->request->imagine || source_lacks_weights(e->source, component),
+                   .imagined_as = e->request->imagined_as};
     uint64_t base = process_base_bytes(e) + e->held_bytes;
     bool ok;
     status before = *e->st; /* an earlier stage's refusal must not hide what this one needs */

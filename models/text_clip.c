@@ -169,7 +169,7 @@ bool clip_text_plan(clip_text *t, engine *e, const char *component, const char *
                            .forward = use.ldmbert ? ldmbert_forward : clip_forward, .config = t,
                            .variant = (uint64_t)use.skip * 4 + use.norm * 2u + use.pooled, .width = t->config.width,
                            .pooled_width = use.pooled ? clip_pooled_width(&t->config) : 0};
-    t->text.stage.run.imagine = source_lacks_weights(e->source, component);
+    t->text.stage.run.imagine = e->request->imagine || source_lacks_weights(e->source, component);
     int given = text_given(&t->text, e, count, rows);
     return status_ok(e->st) && tokenize(t, e, folder, texts, count, given, rows) && text_stage_plan(&t->text, e, given);
 }

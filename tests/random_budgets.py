@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Random runs under random budgets, each in a memory cgroup of its own without a limit: is the peak that the kernel counts below the budget, are the
-bytes of the picture those of a run without one, and how good was the plan?  As root, Linux; nothing but the standard library.
+bytes of the picture those of a run without one, and how good was the plan, in memory and in time?  As root, Linux; nothing but the standard library.
 
   tests/random_budgets.py PENSTOCK RUNS [--seed S] [--tokens N] MODEL...
 
 For every run a model, a size, 1 to 3 steps, 1 or 2 threads and a budget from the least that works to three times as much are drawn. Prints a line a run and,
-at the end, the largest share of its budget that a run took, and the quantiles of predicted / measured peak. Exit status 1 when a run took more than its budget,
+at the end, the largest share of its budget that a run took, and the quantiles of predicted / measured peak and seconds (of `plan`, asked before the run). Exit status 1 when a run took more than its budget,
 when bytes differ, or when the least budget that was named does not work."""
 import argparse, hashlib, json, os, random, subprocess, sys, tempfile
 
@@ -45,7 +45,7 @@ def main():
     ap.add_argument('--sizes', default='64,96,128,160', help='widths and heights to draw from')
     a = ap.parse_args()
     rnd, folder = random.Random(a.seed), tempfile.mkdtemp()
-    sizes, free, wrong, shares, peaks = [int(x) for x in a.sizes.split(',')], {}, 0, [], []
+    sizes, free, wrong, shares, peaks, times = [int(x) for x in a.sizes.split(',')], {}, 0, [], [], []
     prompt = ['--tokens', str(a.tokens)] if a.tokens else ['-p', 'a red circle above a blue square']
     for i in range(a.runs):
         model, w, h, steps, threads = rnd.choice(a.model), rnd.choice(sizes), rnd.choice(sizes), rnd.randint(1, 3), rnd.randint(1, 2)
@@ -57,6 +57,8 @@ def main():
             free[key] = hashlib.sha256(open(png, 'rb').read()).hexdigest()
         least = least_budget(run + ['-o', png])
         budget = int(least * (1 if i % 5 == 0 else rnd.uniform(1, 3)))
+        plan = [a.penstock, 'plan', *what, '-t', str(threads), '--memory-budget', str(budget), '--json']
+        seconds = json.loads(subprocess.run(plan, capture_output=True, text=True).stdout or '{}').get('predicted_seconds', 0)
         status, out, err, peak = in_cgroup(run + ['-o', png, '--memory-budget', str(budget), '--json'])
         report = json.loads(out) if status == 0 else {}
         same = status == 0 and hashlib.sha256(open(png, 'rb').read()).hexdigest() == free[key]
@@ -65,10 +67,13 @@ def main():
         shares.append(peak / budget)
         if report:
             peaks.append(report['predicted_peak_bytes'] / peak)
-        print('%s %s %dx%d, %d steps, %d threads: budget %.1fM, peak %.1fM, predicted %.1fM%s' %
+            times.append(seconds / report['seconds']['total'])
+        print('%s %s %dx%d, %d steps, %d threads: budget %.1fM, peak %.1fM, predicted %.1fM, %.2f s, predicted %.2f%s' %
               ('ok' if ok else 'WRONG', os.path.basename(model), w, h, steps, threads, budget / 2**20, peak / 2**20, report.get('predicted_peak_bytes', 0) / 2**20,
+               report['seconds']['total'] if report else 0, seconds,
                '' if same else ', status %d, other bytes: %s' % (status, err.strip())), flush=True)
-    print('%d runs, %d wrong; peak / budget at most %.3f; predicted / measured peak (least, 5 %%, half, 95 %%, most): %s' % (a.runs, wrong, max(shares), quantiles(peaks)))
+    print('%d runs, %d wrong; peak / budget at most %.3f; predicted / measured (least, 5 %%, half, 95 %%, most): peak %s; seconds %s' %
+          (a.runs, wrong, max(shares), quantiles(peaks), quantiles(times)))
     sys.exit(wrong > 0)
 
 

@@ -6,6 +6,7 @@
 #include "base/paths.h"
 #include "base/mem.h"
 #include "models/networks.h"
+#include "quant/policy.h"
 #include "tools/command.h"
 #include "tools/predict.h"
 #include "tools/sizes.h"
@@ -91,6 +92,9 @@ static void plan_one(const options *o, const char *model, const sustained *m, bo
     request q = {0};
     p->model = model;
     source *src = make_request(o, NULL, &q, st) && cascade_open(&q, o, st) ? source_open(model, st) : NULL;
+    q.imagine = o->type != NULL;
+    if (src && o->type)
+        policy_type(o->type, &q.imagined_as, st);
     if (src && pipeline_plan(src, &q, &p->r, &p->st)) {
         if (src->files > 0)
             p->disk = rate_disk(src->file[0], 0.3, st);

@@ -292,7 +292,20 @@ bool weight_is_integer(run *r, const char *name)
     return w && type_of(w->type)->integer;
 }
 
-static const weight *imagine(run *r, const char *name, int dims, const int64_t *shape, matrix_shape m)
+/* What the quantizer would make of it, but for the few that it protects. */
+static weight_type imagined_type(const run *r, weight_role role, const matrix_shape *m)
+{
+    uint64_t bytes = 0, plain = 0;
+    bool panels = type_of(r->imagined_as)->panels;
+    if (role == ROLE_VECTOR)
+        return TYPE_F32;
+    if (role == ROLE_EMBEDDING)
+        return panels ? TYPE_Q8_ROWS : r->imagined_as;
+    type_matrix_bytes(TYPE_F16, m, &plain);
+    return panels && (!type_matrix_bytes(r->imagined_as, m, &bytes) || bytes >= plain) ? TYPE_F16 : r->imagined_as;
+}
+
+static const weight *imagine(run *r, const char *name, weight_role role, int dims, const int64_t *shape, matrix_shape m)
 {
     plan *p = r->plan;
     for (int i = 0; i < p->imagined_count; i++)
@@ -311,10 +324,10 @@ static const weight *imagine(run *r, const char *name, int dims, const int64_t *
         return NULL;
     }
     *part = (weight_part){.rows = m.rows, .extent = -1};
-    *w = (weight){.component = r->component, .name = copy, .type = TYPE_F32, .dims = dims, .matrix = m, .oihw = m.taps > 1, .file = -1,
+    *w = (weight){.component = r->component, .name = copy, .type = imagined_type(r, role, &m), .dims = dims, .matrix = m, .oihw = m.taps > 1, .file = -1,
                   .parts = 1, .part = part};
     memcpy(w->shape, shape, (size_t)dims * sizeof *shape);
-    type_matrix_bytes(TYPE_F32, &m, &part->bytes);
+    type_matrix_bytes(w->type, &m, &part->bytes);
     p->imagined[p->imagined_count++] = w;
     return w;
 }
@@ -340,13 +353,13 @@ static bool same_shape(const weight *w, int dims, const int64_t *shape)
     return have - lead == dims && memcmp(w->shape + lead, shape, (size_t)dims * sizeof *shape) == 0;
 }
 
-static const weight *find_shaped(run *r, const char *name, int dims, const int64_t *shape, matrix_shape m)
+static const weight *find_shaped(run *r, const char *name, weight_role role, int dims, const int64_t *shape, matrix_shape m)
 {
     char full[NAME_BYTES], want[96], has[96];
     if (!full_name(r, name, full))
         return NULL;
     if (r->imagine)
-        return imagine(r, full, dims, shape, m);
+        return imagine(r, full, role, dims, shape, m);
     const weight *w = look_up(r, full);
     shape_text(want, sizeof want, dims, shape);
     if (!w) {
@@ -412,7 +425,7 @@ int use_matrix(run *r, const char *name, weight_role role, int64_t rows, int ker
         return -1;
     int64_t shape[4] = {rows, depth, kernel, kernel};
     matrix_shape m = {rows, kernel * kernel, (int32_t)depth};
-    const weight *w = find_shaped(r, name, 4, shape, m);
+    const weight *w = find_shaped(r, name, role, 4, shape, m);
     if (!w)
         return -1;
     if (r->live)
@@ -429,7 +442,7 @@ static int use_small(run *r, const char *name, int dims, const int64_t *shape, m
 {
     if (!run_ok(r))
         return -1;
-    const weight *w = find_shaped(r, name, dims, shape, m);
+    const weight *w = find_shaped(r, name, ROLE_VECTOR, dims, shape, m);
     if (!w)
         return -1;
     if (r->live)
@@ -456,7 +469,7 @@ int use_embedding(run *r, const char *name, int64_t rows, int64_t depth, int64_t
         return -1;
     int64_t shape[2] = {rows, depth};
     matrix_shape m = {rows, 1, (int32_t)depth};
-    const weight *w = find_shaped(r, name, 2, shape, m);
+    const weight *w = find_shaped(r, name, ROLE_EMBEDDING, 2, shape, m);
     if (!w)
         return -1;
     if (r->live)

@@ -45,6 +45,7 @@ typedef struct run {
     const char *component;
     const name_alias *alias; /* ends with {NULL, NULL} */
     bool imagine;            /* PLAN: the component has no weights, make them up from the shapes asked for */
+    weight_type imagined_as; /* of such matrices */
     char prefix[NAME_BYTES];
     int32_t regions;         /* counted, for plan_use.region */
     int32_t region;          /* the one we are in, 0 none */
