@@ -51,6 +51,7 @@ struct cascade_stage {
     int channels, latent_width, latent_height, tokens;
     forward_fn forward;         /* of rows `at` to `at + rows` of the batch; its context is this */
     bool scales_all;            /* the sampler scales what stands beside the latents too */
+    void (*settle)(void *stage, int next); /* what is done to the latents behind a call, once traced; NULL: nothing */
     float *beside;              /* [images, in_channels - channels, h, w]: what the network sees besides the latents; NULL: nothing */
     /* inside: */
     int batch, rows, at, begin;

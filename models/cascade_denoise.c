@@ -146,7 +146,7 @@ bool cascade_denoise(cascade_stage *s, bool begun, uint64_t prompt)
     snprintf(what, sizeof what, "%sdenoise", s->prefix);
     s->path = (trajectory){.sampler = s->sampler, .noise = s->noise, .latents = s->latents, .images = s->images, .channels = s->channels,
                            .height = s->latent_height, .width = s->latent_width, .prompt = prompt, .guidance = s->guidance, .begun = begun, .first = s->begin,
-                           .prefix = s->prefix};
+                           .prefix = s->prefix, .settle = s->settle, .ctx = s};
     int first = trajectory_begin(&s->path, e);
     bool ok = first >= 0 && (first >= end || stage_open(&s->denoise));
     for (int i = first; ok && i < end; i++) {

@@ -89,8 +89,10 @@ static bool check_request(const cascade *c, const request *q, bool planning)
 {
     const cascade_stage *s = &c->stage[0];
     status *st = c->e.st;
-    if (q->mask || q->refiner)
-        return status_set(st, STATUS_USAGE, "%s: %s does not take it", q->mask ? "--mask" : "--refiner", s->e.source->path);
+    if (q->refiner || (q->mask && s->enlarges))
+        return status_set(st, STATUS_USAGE, "%s: %s does not take it", q->refiner ? "--refiner" : "--mask", s->e.source->path);
+    if (q->mask && !q->init)
+        return status_set(st, STATUS_USAGE, "--mask: belongs to a picture, --init-img is missing");
     if (s->enlarges && !q->init && !planning)
         return status_set(st, STATUS_USAGE, "%s: enlarges a picture, it needs --init-img", s->e.source->path);
     if (q->init && q->load_latents)

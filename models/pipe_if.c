@@ -1,7 +1,8 @@
 /* A stage of DeepFloyd IF (the open Imagen: Saharia et al. 2022, arXiv 2205.11487), as diffusers has it (pipelines/deepfloyd_if): IFPipeline and
- * IFImg2ImgPipeline for the first, IFSuperResolutionPipeline for those that enlarge, and where the cascade began from a picture IFImg2ImgSuperResolutionPipeline.
+ * IFImg2ImgPipeline for the first, IFSuperResolutionPipeline for those that enlarge, and where the cascade began from a picture IFImg2ImgSuperResolutionPipeline;
+ * with a mask IFInpaintingPipeline and IFInpaintingSuperResolutionPipeline, which put back what is to stay as it was, without noise.
  * The pixels are denoised themselves, there is no decoder. T5 gets 77 tokens and does not look at the padding; the UNet does.
- * Pitfalls: the variance is the text half's; what is to be enlarged is resized with its corners aligned, and noised to level 250; the numbers are drawn for the
+ * Pitfalls: the variance is the text half's; what is to be enlarged is resized with its corners aligned, and noised to level 250 (0 with a mask); the numbers are drawn for the
  * latents first, then for that noise; what comes out of a stage goes into the next as it is, neither clipped nor rounded. */
 #include <math.h>
 #include <stdio.h>
@@ -10,18 +11,25 @@
 #include "base/mem.h"
 #include "models/cascade.h"
 
-enum { NOISE_LEVEL = 250 };
+enum { NOISE_LEVEL = 250, NOISE_LEVEL_PAINTING = 0 };
 
 typedef struct pixels {
     sampler *noising;
     double strength;
+    int level;                          /* of the noise on what is enlarged */
+    bool painting;
+    float *original, *mask;             /* the request's picture at this size; 1 where it is painted anew */
     stage condition;
     float *text, *added;                /* by text */
     float *item_text, *item_added, *levels; /* by item of the batch */
 } pixels;
 
-/* Its defaults: steps, guidance; of the first stage with a picture to begin with; of one that enlarges. */
-static const struct { int steps; double guidance, strength; } from_text = {100, 7, 1}, from_picture = {80, 10, 0.7}, enlarging = {50, 4, 0.8};
+/* Its defaults; of the first stage with a picture to begin with, and a mask; of one that enlarges. */
+typedef struct defaults {
+    int steps;
+    double guidance, strength;
+} defaults;
+static const defaults from_text = {100, 7, 1}, from_picture = {80, 10, 0.7}, painting = {50, 7, 1}, enlarging = {50, 4, 0.8}, enlarging_painting = {100, 4, 0.8};
 
 /* ---- setting up ---- */
 
@@ -60,14 +68,16 @@ static bool if_read(cascade_stage *s)
     s->enlarges = ok && s->unet.classes == UNET_CLASS_TIMESTEP;
     if (!ok || !check_unet(s, name))
         return false;
-    bool picture = s->first && q->init && !s->enlarges;
-    s->guidance = !isnan(q->guidance_scale) ? q->guidance_scale : s->enlarges ? enlarging.guidance : picture ? from_picture.guidance : from_text.guidance;
+    p->painting = q->init && q->mask;
+    p->level = p->painting ? NOISE_LEVEL_PAINTING : NOISE_LEVEL;
+    const defaults *d = s->enlarges ? p->painting ? &enlarging_painting : &enlarging : p->painting ? &painting : q->init ? &from_picture : &from_text;
+    s->guidance = isnan(q->guidance_scale) ? d->guidance : q->guidance_scale;
     s->guided = s->guidance > 1;
-    p->strength = !isnan(q->strength) ? q->strength : s->enlarges ? enlarging.strength : from_picture.strength;
+    p->strength = isnan(q->strength) ? d->strength : q->strength;
     s->own_size = s->unet.sample_size;
     s->unit = 1 << (s->unet.levels - 1);
     s->text_dim = s->unet.text_dim;
-    return cascade_open_sampler(s, s->enlarges ? enlarging.steps : picture ? from_picture.steps : from_text.steps, NULL) && (!s->enlarges || open_noising(s, p));
+    return cascade_open_sampler(s, d->steps, NULL) && (!s->enlarges || open_noising(s, p));
 }
 
 /* ---- planning ---- */
@@ -131,7 +141,7 @@ static bool if_plan(cascade_stage *s)
     }
     size_t per_text = (size_t)s->tokens * (size_t)s->unet.cross_dim + (size_t)s->unet.time_dim, picture = cascade_picture_floats(s);
     size_t texts = (size_t)s->text->tokens.count, batch = (size_t)s->images * (s->guided ? 2 : 1);
-    s->e.held_bytes += 4 * (per_text * (texts + batch) + picture * (size_t)(2 + (s->enlarges ? s->images : 0)));
+    s->e.held_bytes += 4 * (per_text * (texts + batch) + picture * (size_t)(3 + (s->enlarges ? s->images : 0)));
     bool fits = stage_plan(&p->condition, &s->e, "unet", name, unet_aliases, condition_forward, s, 1);
     if (!fits && st->code != STATUS_BUDGET)
         return false;
@@ -158,7 +168,7 @@ static bool make_conditions(cascade_stage *s, pixels *p)
     cascade_place(s, p->text, text, p->item_text);
     cascade_place(s, p->added, added, p->item_added);
     for (size_t i = 0; i < batch; i++)
-        p->levels[i] = NOISE_LEVEL;
+        p->levels[i] = (float)p->level;
     return true;
 }
 
@@ -191,34 +201,68 @@ static bool begin_enlarging(cascade_stage *s, const pixels *p)
         float *x = s->beside + (size_t)i * n;
         enlarge(s->low + (size_t)i * low, s->low_height, s->low_width, x, s->height, s->width);
         rng_normal(&s->noise->image[i], noise, n);
-        if (!sampler_add_noise_at(p->noising, NOISE_LEVEL, x, noise, x, n))
-            status_set(s->e.st, STATUS_BAD_FILE, "%s: image_noising_scheduler has no timestep %d", s->e.source->path, NOISE_LEVEL);
+        if (!sampler_add_noise_at(p->noising, p->level, x, noise, x, n))
+            status_set(s->e.st, STATUS_BAD_FILE, "%s: image_noising_scheduler has no timestep %d", s->e.source->path, p->level);
     }
     mem_free(noise);
     return noise && status_ok(s->e.st);
 }
 
-/* The request's picture at this stage's size, noised to where the schedule begins. */
-static bool begin_from_picture(cascade_stage *s)
+/* What the mask leaves alone stays the picture's. */
+static void put_back(void *ctx, int next)
+{
+    cascade_stage *s = ctx;
+    const pixels *p = s->own;
+    size_t n = cascade_picture_floats(s), area = n / 3;
+    (void)next;
+    for (size_t i = 0; i < n * (size_t)s->images; i++)
+        s->latents[i] = (1 - p->mask[i % area]) * p->original[i % n] + p->mask[i % area] * s->latents[i];
+}
+
+static bool read_mask(cascade_stage *s, pixels *p)
+{
+    const pixmap *mask = s->asked.mask;
+    pixmap gray = {mask->width, mask->height, mem_alloc((size_t)mask->width * (size_t)mask->height, 3, "picture", s->e.st)}, fitted = {0};
+    p->mask = gray.rgb ? mem_alloc(cascade_picture_floats(s) / 3, 4, "picture", s->e.st) : NULL;
+    for (size_t i = 0; p->mask && i < (size_t)mask->width * (size_t)mask->height * 3; i++)
+        gray.rgb[i] = pixmap_gray(mask->rgb + i / 3 * 3);
+    bool ok = p->mask && pixmap_resize_bicubic(&gray, s->width, s->height, &fitted, s->e.st);
+    for (size_t i = 0; ok && i < cascade_picture_floats(s) / 3; i++)
+        p->mask[i] = (float)fitted.rgb[3 * i] / 255.0f >= 0.5f;
+    pixmap_free(&gray);
+    pixmap_free(&fitted);
+    return ok;
+}
+
+/* The request's picture at this stage's size, noised to where the schedule begins; with a mask, where that is white. */
+static bool begin_from_picture(cascade_stage *s, pixels *p)
 {
     pixmap fitted = {0};
     status *st = s->e.st;
-    float *original = mem_alloc(cascade_picture_floats(s), 4, "picture", st);
-    bool ok = original && pixmap_resize_bicubic(s->asked.init, s->width, s->height, &fitted, st);
+    p->original = mem_alloc(cascade_picture_floats(s), 4, "picture", st);
+    bool ok = p->original && pixmap_resize_bicubic(s->asked.init, s->width, s->height, &fitted, st);
     if (ok) {
-        cascade_pixels(&fitted, original);
-        ok = cascade_draw_latents(s, original);
+        cascade_pixels(&fitted, p->original);
+        ok = cascade_draw_latents(s, p->original);
+    }
+    if (ok && p->painting) {
+        ok = read_mask(s, p);
+        s->settle = put_back;
+        if (ok)
+            put_back(s, 0);
     }
     pixmap_free(&fitted);
-    mem_free(original);
     return ok;
 }
 
 static uint64_t conditions_hash(const cascade_stage *s, const pixels *p)
 {
-    const pixmap *init = s->asked.init;
+    const pixmap *given[2] = {s->asked.init, s->asked.mask};
     uint64_t h = hash_more(text_stage_hash(s->text), &p->strength, sizeof p->strength);
-    return init && s->from_picture ? hash_more(h, init->rgb, (size_t)init->width * (size_t)init->height * 3) : h;
+    for (int i = 0; i < 2; i++)
+        if (given[i])
+            h = hash_more(h, given[i]->rgb, (size_t)given[i]->width * (size_t)given[i]->height * 3);
+    return h;
 }
 
 static bool if_run(cascade_stage *s)
@@ -227,7 +271,7 @@ static bool if_run(cascade_stage *s)
     bool begun = begins_from_picture(s) || s->enlarges;
     bool ok = cascade_allocate(s) && make_conditions(s, p);
     if (ok && begins_from_picture(s))
-        ok = begin_from_picture(s);
+        ok = begin_from_picture(s, p);
     else if (ok && begun)
         ok = cascade_draw_latents(s, NULL);
     ok = ok && (!s->enlarges || begin_enlarging(s, p)) && cascade_denoise(s, begun, conditions_hash(s, p));
@@ -241,7 +285,7 @@ static bool if_run(cascade_stage *s)
 static bool if_decode(cascade_stage *s, const float *latents, const int64_t shape[4])
 {
     if (shape[1] != 3)
-        return status_set(s->e.st, STATUS_BAD_FILE, "the latents have %lld channels, of %s they are pictures with 3", (long long)shape[1], s->e.source->path);
+        return status_set(s->e.st, STATUS_BAD_FILE, "%s: its latents are pictures of 3 channels, these have %lld", s->e.source->path, (long long)shape[1]);
     size_t n = (size_t)shape[0] * (size_t)shape[1] * (size_t)shape[2] * (size_t)shape[3];
     s->height = (int)shape[2];
     s->width = (int)shape[3];
@@ -264,6 +308,8 @@ static void if_close(cascade_stage *s)
     mem_free(p->item_text);
     mem_free(p->item_added);
     mem_free(p->levels);
+    mem_free(p->original);
+    mem_free(p->mask);
     mem_free(p);
     s->own = NULL;
 }

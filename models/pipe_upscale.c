@@ -214,8 +214,8 @@ static bool upscale_run(cascade_stage *s)
 static bool upscale_decode(cascade_stage *s, const float *latents, const int64_t shape[4])
 {
     upscaler *u = s->own;
-    if (shape[1] != u->vae.latent_channels)
-        return status_set(s->e.st, STATUS_BAD_FILE, "the latents have %lld channels, %s decodes %d", (long long)shape[1], s->e.source->path, u->vae.latent_channels);
+    if (!latents_fit(s->e.source, &u->vae, shape, s->e.st))
+        return false;
     s->images = (int)shape[0];
     s->latent_height = (int)shape[2];
     s->latent_width = (int)shape[3];
