@@ -54,12 +54,11 @@ ALWAYS __m128i sum_rows(__m256i a, __m256i b)
     return _mm_unpacklo_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
 }
 
-ALWAYS void i8_segment(int T, const int8_t *const a[], const int8_t *w, size_t depth, v8si c[][2], asking *ask)
+ALWAYS void i8_segment(int T, const int8_t *const a[], const int8_t *w, size_t depth, v8si c[][2])
 {
     const __m256i flip = _mm256_set1_epi8((char)0x80);
     for (size_t k = 0; k < depth; k += 16, w += 256) {
         __m256i b[2];
-        asking_step(ask);
         UNROLL for (int r = 0; r < 2; r++)
             b[r] = _mm256_xor_si256(flip, _mm256_loadu_si256((const __m256i *)(const void *)(w + r * 32)));
         UNROLL for (int i = 0; i < T; i++) {
@@ -82,8 +81,10 @@ ALWAYS void i8_quarters(int T, const i8_job *g, const int8_t *const row[], const
         UNROLL for (int i = 0; i < T; i++)
             a[i] = row[i] + k;
         size_t n = (size_t)(g->depth - k < I8_BLOCK ? g->depth - k : I8_BLOCK);
-        for (int quarter = 0; quarter < quarters; quarter++)
-            i8_segment(T, a, w + (size_t)k * PANEL_ROWS + quarter * 64, n, c[quarter], ask);
+        for (int quarter = 0; quarter < quarters; quarter++) {
+            asking_lines(ask); /* not in the loop, which has no register to spare */
+            i8_segment(T, a, w + (size_t)k * PANEL_ROWS + quarter * 64, n, c[quarter]);
+        }
     }
 }
 
@@ -100,7 +101,8 @@ ALWAYS void i8_tile(int T, const i8_job *g, int t)
 {
     v8si c[4][I8_TOKENS][2];
     __m128 total[4][I8_TOKENS];
-    asking ask = asking_part(g->soon, g->soon_bytes, (size_t)t, (size_t)T, (size_t)g->tokens, (size_t)g->segments * (size_t)g->depth / 4);
+    asking ask = asking_part(g->soon, g->soon_bytes, (size_t)t, (size_t)T, (size_t)g->tokens,
+                             4 * (size_t)g->segments * (((size_t)g->depth + I8_BLOCK - 1) / I8_BLOCK));
     memset(total, 0, sizeof total);
     for (int s = 0; s < g->segments; s++) {
         const size_t at = (size_t)s * (size_t)g->tokens + (size_t)t;

@@ -114,6 +114,8 @@ typedef struct worker_memory {
     int32_t *a_sum;
     char *decoded, *raw;
     float *tile;
+    float *y; /* where a product goes first, rows y_stride apart: the tile, or its place in the result */
+    size_t y_stride;
 } worker_memory;
 
 static worker_memory memory_of(const slice_job *j, int worker)
@@ -154,13 +156,13 @@ static void point(const slice_job *j, const worker_memory *w, int64_t t0, int n)
         }
 }
 
-/* The tile to its place: bias, activation, gate, residual. */
+/* What is left to do: bias, activation, gate, residual, and the tile to its place. */
 static void finish(const slice_job *j, const worker_memory *w, int64_t t0, int n, int64_t row0, int rows)
 {
     const product *p = j->p;
     const kernels *k = p->r->k;
     for (int t = 0; t < n; t++) {
-        float *y = w->tile + (size_t)t * 128, *out = p->out + (size_t)(t0 + t) * p->out_stride + row0;
+        float *y = w->y + (size_t)t * w->y_stride, *out = p->out + (size_t)(t0 + t) * p->out_stride + row0;
         if (p->bias)
             k->add_gated(y, p->bias + row0, NULL, (size_t)rows);
         int64_t item = p->first_item + (p->plus || p->gate ? (t0 + t) / p->rows_per_item : 0);
@@ -169,7 +171,8 @@ static void finish(const slice_job *j, const worker_memory *w, int64_t t0, int n
         if (p->act != ACT_NONE)
             k->activate(p->act, y, y, (size_t)rows);
         if (!p->adding) {
-            memcpy(out, y, (size_t)rows * 4);
+            if (y != out)
+                memcpy(out, y, (size_t)rows * 4);
             continue;
         }
         if (p->add)
@@ -181,7 +184,7 @@ static void finish(const slice_job *j, const worker_memory *w, int64_t t0, int n
 static void multiply_f32(const slice_job *j, const worker_memory *w, const float *decoded, size_t w_stride, int rows, int n)
 {
     const product *p = j->p;
-    p->r->k->gemm_f32((const float *const *)w->a, n, p->m.taps, p->m.depth, decoded, w_stride, rows, w->tile, 128);
+    p->r->k->gemm_f32((const float *const *)w->a, n, p->m.taps, p->m.depth, decoded, w_stride, rows, w->y, w->y_stride);
 }
 
 /* A group's weights as they lie in the slice. */
@@ -216,7 +219,7 @@ static void multiply_i8(const slice_job *j, const worker_memory *w, const int8_t
     for (int i = 0; i < panels; i++) {
         group_bytes part = part_of(soon, i, 1, panels);
         p->r->k->gemm_i8((const int8_t *const *)w->a, w->a_scale, w->a_sum, n, p->m.taps, depth_padded(p->m.depth), panel[i], scale[i],
-                         rows - i * PANEL_ROWS < PANEL_ROWS ? rows - i * PANEL_ROWS : PANEL_ROWS, w->tile + i * PANEL_ROWS, 128,
+                         rows - i * PANEL_ROWS < PANEL_ROWS ? rows - i * PANEL_ROWS : PANEL_ROWS, w->y + i * PANEL_ROWS, w->y_stride,
                          part.at, (size_t)part.bytes);
     }
 }
@@ -273,6 +276,9 @@ static void group_task(void *ctx, int64_t task, int worker)
         decoded = decode_f32(j, &w, first, rows);
     for (int64_t t0 = t_begin; t0 < t_end; t0 += j->token_block) {
         int n = t_end - t0 < j->token_block ? (int)(t_end - t0) : j->token_block;
+        bool in_place = j->integer && !p->adding; /* gemm_f32 adds block to block: rows far apart would meet in the same lines of the cache */
+        w.y = in_place ? p->out + (size_t)t0 * p->out_stride + (size_t)(j->slice->first_row + first) : w.tile;
+        w.y_stride = in_place ? p->out_stride : 128;
         point(j, &w, t0, n);
         if (j->integer)
             multiply_i8(j, &w, panel, scale, rows, n, part_of(soon, t0 - t_begin, n, t_end - t_begin));
