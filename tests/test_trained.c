@@ -1,5 +1,5 @@
 /* The error of quantization on trained weights: the model that ships, and, where PENSTOCK_TRAINED names a folder, another one:
- * tests/fixtures/trained_folder.py makes such a folder of any checkpoint, and says which one the bars were first measured on. */
+ * tests/trained_errors.sh does that for any checkpoint, and says which one the bars were first measured on. */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>

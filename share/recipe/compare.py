@@ -1,8 +1,8 @@
 """What quantization costs the small model: each type against the f32 run of the same container, prompt by prompt.
 
-  compare.py PENSTOCK MODEL.penstock WORKFOLDER [N] [--seed S]
+  compare.py PENSTOCK MODEL.penstock WORKFOLDER [N] [--seed S] [--calibrate PROMPTS.txt]
 
-Makes N (256) held-out pictures with every type (f32: the container as it ships, in 32-bit float; q8, q4: `PENSTOCK quantize`d from it), and prints a
+Makes N (256) held-out pictures with every type (f32: the container as it ships, in 32-bit float; q8, q4: `PENSTOCK quantize`d from it, with --calibrate by these prompts), and prints a
 table: cosine of the text embedding, relative L2 of the last latents, PSNR of the pictures, and the scorer's accuracies. numpy and PIL only."""
 import argparse, json, os, struct, subprocess, sys
 import numpy as np
@@ -41,18 +41,18 @@ def against(a, b, n):
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument('penstock'); ap.add_argument('model'); ap.add_argument('work'); ap.add_argument('n', nargs='?', type=int, default=256); ap.add_argument('--seed', type=int, default=99)
+    ap.add_argument('penstock'); ap.add_argument('model'); ap.add_argument('work'); ap.add_argument('n', nargs='?', type=int, default=256); ap.add_argument('--seed', type=int, default=99); ap.add_argument('--calibrate')
     a = ap.parse_args()
     os.makedirs(a.work, exist_ok=True)
     scenes = [R.sample(a.seed, i) for i in range(a.n)]
     lines = [dict(prompt=s[1], seed=1000 + i) for i, s in enumerate(scenes)]
     rows = []
     for kind in ('f32', 'q8', 'q4'):
-        model = a.model
+        model, folder = a.model, '%s/%s' % (a.work, kind)
         if kind != 'f32':
-            model = '%s/%s.penstock' % (a.work, kind)
-            subprocess.run([a.penstock, 'quantize', '-q', a.model, '-o', model, '--type', kind], check=True)
-        folder = '%s/%s' % (a.work, kind)
+            folder += '-calibrated' if a.calibrate else ''
+            model = folder + '.penstock'
+            subprocess.run([a.penstock, 'quantize', '-q', a.model, '-o', model, '--type', kind] + (['--calibrate', a.calibrate] if a.calibrate else []), check=True)
         make(a.penstock, model, folder, lines, ['--precision', 'f32'] if kind == 'f32' else [])
         score = R.summarize([R.score(np.asarray(Image.open('%s/%04d.png' % (folder, i)).convert('RGB')), scenes[i][0]) for i in range(a.n)])
         rows.append((kind, os.path.getsize(model)) + against(a.work + '/f32', folder, a.n) + (score,))
