@@ -49,6 +49,9 @@ static int by_weight(const void *x, const void *y)
     return a->w == b->w ? 0 : (uintptr_t)a->w < (uintptr_t)b->w ? -1 : 1;
 }
 
+/* Whole pages, as all entries are: what lies in the file goes past the page cache. */
+static size_t sums_bytes(const input_moments *m) { return (size_t)m->numbers * sizeof(double) + 4096; }
+
 /* ---- opening ---- */
 
 static bool is_matrix(const plan_use *u) { return u->role != ROLE_VECTOR && u->role != ROLE_EMBEDDING && moments_window(u->matrix.depth) > 0; }
@@ -101,7 +104,7 @@ input_moments *moments_open(const plan *const *plans, int count, uint64_t limit,
             m->numbers = largest;
         }
         m->rows = status_ok(st) ? mem_alloc(m->row_floats + 1, sizeof(float), "calibration", st) : NULL;
-        m->sums = m->rows ? mem_alloc(m->numbers + 1, sizeof(double), "calibration", st) : NULL;
+        m->sums = m->rows ? mem_map(sums_bytes(m), "calibration", st) : NULL;
     }
     if (status_ok(st))
         return m;
@@ -114,7 +117,7 @@ void moments_close(input_moments *m)
     if (!m)
         return;
     scratch_close(m->file);
-    mem_free(m->sums);
+    mem_unmap(m->sums, sums_bytes(m));
     mem_free(m->rows);
     mem_free(m->entry);
     mem_free(m);
