@@ -90,13 +90,13 @@ static bool is_transposed_conv(const char *name, const file_tensor *t)
     size_t n = strlen(name);
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
         size_t m = strlen(ends[i]);
-        if (t->dims == 4 && n >= m && strcmp(name + n - m, ends[i]) == 0)
+        if (t->dims == 4 && t->shape[0] > 0 && n >= m && strcmp(name + n - m, ends[i]) == 0)
             return true;
     }
     return false;
 }
 
-/* rows: checked against the file, as all numbers of a tensor are, so their product does not overflow */
+/* The product cannot overflow: with shape[0] > 0 it is no more than the tensor's elements, which were counted. */
 static void turn(file_tensor *t)
 {
     int64_t in = t->shape[0];
