@@ -281,6 +281,22 @@ Test(faults, kandinsky3, .init = make_folder, .fini = remove_folder)
     every_read(j, 20, EIO, STATUS_BAD_FILE);
 }
 
+/* Tokens in place of latents, a codebook; T5 whose tokenizer lies beside it. */
+Test(faults, tokens, .init = make_folder, .fini = remove_folder)
+{
+    static const char *const models[] = {"amused/models/small", "muse/models/t5"};
+    for (int i = 0; i < 2; i++) {
+        char path[1024];
+        job j = {.run = generate, .model = fixture_named(path, models[i]), .stride = 11};
+        every_allocation(j, 20);
+        j.budget = narrow(path);
+        j.stride = 41;
+        every_allocation(j, 10);
+        j.stride = 17;
+        every_read(j, 10, EIO, STATUS_BAD_FILE);
+    }
+}
+
 Test(faults, every_allocation_of_quantize, .init = make_folder, .fini = remove_folder)
 {
     char path[1024];
