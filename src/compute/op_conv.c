@@ -18,17 +18,22 @@ typedef struct conv_geometry {
     int out_rows;                                                      /* of one item within this product */
 } conv_geometry;
 
-/* Asked for every row and tap of a product: few divisions, and narrow ones. */
-static int64_t conv_tap(const void *ctx, int64_t t, int s)
+/* Asked for every row and tap of a product: no division but at the beginning. */
+static void conv_taps(const void *ctx, int64_t t, int n, int s, int64_t *to)
 {
     const conv_geometry *g = ctx;
-    int64_t per_item = (int64_t)g->out_rows * g->out_width, item = t < per_item ? 0 : t / per_item;
-    unsigned at = (unsigned)(t - item * per_item), row = at / (unsigned)g->out_width, column = at - row * (unsigned)g->out_width;
-    int down = (int)((unsigned)s / (unsigned)g->kernel), right = s - down * g->kernel;
-    int iy = ((int)row + g->first_out_row) * g->stride - g->padding + down, ix = (int)column * g->stride - g->padding + right;
-    if (iy < 0 || ix < 0 || iy >= g->in_height || ix >= g->in_width)
-        return -1;
-    return (item * g->in_rows + (iy >> g->doubled) - g->first_in_row) * g->row_width + (ix >> g->doubled);
+    int64_t per_item = (int64_t)g->out_rows * g->out_width, item = t / per_item;
+    int row = (int)(t % per_item / g->out_width), column = (int)(t % g->out_width), down = s / g->kernel, right = s % g->kernel;
+    for (int end; n > 0; n -= end, to += end, column = 0, row++) {
+        if (row == g->out_rows)
+            row = 0, item++;
+        int iy = (row + g->first_out_row) * g->stride - g->padding + down, ix = column * g->stride - g->padding + right;
+        bool inside = iy >= 0 && iy < g->in_height;
+        int64_t first = (item * g->in_rows + (iy >> g->doubled) - g->first_in_row) * g->row_width;
+        end = n < g->out_width - column ? n : g->out_width - column;
+        for (int i = 0; i < end; i++, ix += g->stride)
+            to[i] = inside && ix >= 0 && ix < g->in_width ? first + (ix >> g->doubled) : -1;
+    }
 }
 
 typedef struct conv_state {
@@ -246,7 +251,7 @@ static void conv_band(const conv_state *c, const band *b)
     input_rows in = {c, {part_rows(c, 0, b), joined(c) ? part_rows(c, 1, b) : NULL}, b->item, (int64_t)b->in_rows * x.width};
     bool adding = c->from.batch > 0, divided = c->o.divisor != 0 && c->o.divisor != 1, behind = adding || divided; /* behind: the activation is */
     float *out = result_rows(c, b);
-    product p = {.r = r, .use = c->use, .m = c->m, .rows = (int64_t)b->items * b->rows * y.width, .tap = conv_tap, .tap_ctx = &g, .out = out,
+    product p = {.r = r, .use = c->use, .m = c->m, .rows = (int64_t)b->items * b->rows * y.width, .tap = conv_taps, .tap_ctx = &g, .out = out,
                  .out_stride = (size_t)y.channels, .bias = c->o.no_bias ? NULL : stream_vector(r->stream, c->bias), .act = behind ? ACT_NONE : c->o.act,
                  .adding = adding, .x_rows = b->items * in.tokens, .x_seen = (int64_t)b->known * x.width,
                  .rows_per_item = tensor_tokens(y), .first_item = b->item, .scratch = run_at(r, c->scratch)};

@@ -136,24 +136,45 @@ static worker_memory memory_of(const slice_job *j, int worker)
     return w;
 }
 
+/* One tap's rows. */
+static void point_i8(const slice_job *j, const worker_memory *w, const int64_t *row, int at, int n)
+{
+    const char *scratch = j->p->scratch;
+    const float *scales = (const float *)(const void *)(scratch + j->at.scales);
+    const int32_t *sums = (const int32_t *)(const void *)(scratch + j->at.sums);
+    int padded = depth_padded(j->p->m.depth);
+    for (int t = 0; t < n; t++, at++) {
+        bool none = row[t] < 0;
+        w->a[at] = scratch + (none ? j->at.zero : j->at.quantized + row[t] * padded);
+        w->a_scale[at] = none ? 0 : scales[row[t]];
+        w->a_sum[at] = none ? 0 : sums[row[t]];
+    }
+}
+
+static void point_f32(const slice_job *j, const worker_memory *w, const int64_t *row, int at, int n)
+{
+    const product *p = j->p;
+    const float *x = type_of(j->w->type)->integer ? (const float *)(const void *)(p->scratch + j->at.quantized) : p->x; /* rotated, or as it is */
+    const float *zero = (const float *)(const void *)(p->scratch + j->at.zero);
+    for (int t = 0; t < n; t++)
+        w->a[at + t] = row[t] < 0 ? zero : x + row[t] * p->m.depth;
+}
+
 static void point(const slice_job *j, const worker_memory *w, int64_t t0, int n)
 {
     const product *p = j->p;
-    bool rotated = !j->integer && type_of(j->w->type)->integer;
-    int padded = depth_padded(p->m.depth);
-    for (int s = 0; s < p->m.taps; s++)
-        for (int t = 0; t < n; t++) {
-            int64_t row = p->tap ? p->tap(p->tap_ctx, t0 + t, s) : t0 + t;
-            int at = s * n + t;
-            if (j->integer) {
-                w->a[at] = row < 0 ? p->scratch + j->at.zero : p->scratch + j->at.quantized + row * padded;
-                w->a_scale[at] = row < 0 ? 0 : ((float *)(p->scratch + j->at.scales))[row];
-                w->a_sum[at] = row < 0 ? 0 : ((int32_t *)(p->scratch + j->at.sums))[row];
-            } else {
-                const float *x = rotated ? (const float *)(p->scratch + j->at.quantized) : p->x;
-                w->a[at] = row < 0 ? (const void *)(p->scratch + j->at.zero) : (const void *)(x + row * p->m.depth);
-            }
-        }
+    int64_t row[TOKEN_BLOCK_F32];
+    for (int s = 0; s < p->m.taps; s++) {
+        if (p->tap)
+            p->tap(p->tap_ctx, t0, n, s, row);
+        else
+            for (int t = 0; t < n; t++)
+                row[t] = t0 + t;
+        if (j->integer)
+            point_i8(j, w, row, s * n, n);
+        else
+            point_f32(j, w, row, s * n, n);
+    }
 }
 
 /* What is left to do: bias, activation, gate, residual, and the tile to its place. */

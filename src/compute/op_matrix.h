@@ -4,8 +4,8 @@
 
 #include "compute/ops.h"
 
-/* Where the rows of the left operand are: result row t, tap s reads input row `index`. -1: zeros (padding). */
-typedef int64_t (*tap_row)(const void *ctx, int64_t t, int s);
+/* Where the rows of the left operand are: for result rows t .. t + n - 1, tap s, the input rows' numbers. -1: zeros (padding). */
+typedef void (*tap_rows)(const void *ctx, int64_t t, int n, int s, int64_t *row);
 /* Input row `row`, m.depth floats; `out` has room for them. Asked for once a row, as it is quantized: no whole input need exist as the
  * product sees it. */
 typedef const float *(*source_row)(const void *ctx, int64_t row, float *out);
@@ -15,7 +15,7 @@ typedef struct product {
     int use;                 /* of the matrix */
     matrix_shape m;
     int64_t rows;            /* of the result */
-    tap_row tap;             /* NULL: one tap, row t itself */
+    tap_rows tap;            /* NULL: one tap, row t itself */
     const void *tap_ctx;
     const float *x;          /* input rows, m.depth floats each; or, where the matrix is of an integer type, by `source`: */
     source_row source;
