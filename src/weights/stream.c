@@ -27,7 +27,7 @@ uint64_t stream_least_ring(const plan *p, uint64_t unit_bytes, status *st)
 uint64_t stream_fixed_bytes(const plan *p, uint64_t unit_bytes)
 {
     uint64_t units = unit_bytes ? p->stream_bytes / unit_bytes + (uint64_t)p->uses * 2 : 0;
-    return p->vector_bytes + (uint64_t)p->uses * (HEAD_BYTES + sizeof(size_t) + 64) + units * 2 * sizeof(unit) + ENTRIES * sizeof(entry);
+    return p->vector_bytes + (uint64_t)p->uses * (HEAD_BYTES + sizeof(size_t) + 64) + units * 2 * sizeof(unit) + ENTRIES * sizeof(entry) + CHECK_PIECE;
 }
 
 /* ---- the consumer ---- */

@@ -1,8 +1,6 @@
 #include "base/mem.h"
 #include "weights/stream_impl.h"
 
-enum { CHECK_PIECE = 64 << 10 };
-
 static bool bad_checksum(const stream *s, const char *component, const char *name, status *st)
 {
     return status_set(st, STATUS_BAD_FILE, "%s: tensor %s%s%s: its bytes do not match their checksum, the file is damaged", s->source->path,
@@ -16,23 +14,22 @@ bool stream_check_extent(stream *s, const weight *w, int extent_index, status *s
     const extent *e = &s->source->extent[extent_index];
     io *f = s->source->file[e->file];
     XXH3_state_t *h = XXH3_createState();
-    uint8_t *block = mem_alloc(1, CHECK_PIECE, "checksum", st);
+    uint8_t *block = mem_map(CHECK_PIECE, "checksum", st);
     if (!h || !block) {
         XXH3_freeState(h);
-        mem_free(block);
+        mem_unmap(block, CHECK_PIECE);
         return status_set(st, STATUS_FAILED, "checksum: out of memory");
     }
     XXH3_64bits_reset(h);
     for (uint64_t at = 0; at < e->bytes && status_ok(st); at += CHECK_PIECE) {
-        size_t left = (size_t)(e->bytes - at), n = left < CHECK_PIECE ? left : CHECK_PIECE;
-        if (left > CHECK_PIECE)
-            io_ahead(f, e->offset + at + n, left - n < CHECK_PIECE ? left - n : CHECK_PIECE);
-        if (io_read(f, e->offset + at, block, n, st))
+        size_t left = (size_t)(e->bytes - at), n = left < CHECK_PIECE ? left : CHECK_PIECE, got = 0;
+        if (io_read_direct(f, e->offset + at, block, round_up(n, IO_ALIGN), &got, st) &&
+            (got >= n || status_set(st, STATUS_BAD_FILE, "%s: ends in the middle of tensor %s", io_name(f), w->name)))
             XXH3_64bits_update(h, block, n);
     }
     bool same = XXH3_64bits_digest(h) == e->xxh3;
     XXH3_freeState(h);
-    mem_free(block);
+    mem_unmap(block, CHECK_PIECE);
     if (!status_ok(st))
         return false;
     if (!same)
