@@ -79,7 +79,7 @@ static const option_row table[] = {
     {"guidance-rescale", 0, REAL, GENERATE, AT(guidance_rescale), 0, 1, "X", "against overexposure by guidance (default 0)"},
     {"null-embedding", 0, FLAG, GENERATE, AT(null_embedding), 0, 0, NULL, "guide away from the learned null embedding that the model holds (Kandinsky 3)"},
     {"temperature", 0, REAL, GENERATE, AT(temperature), 0, 1000, "X",
-     "token models: noise on which tokens are kept, falling from X to 0 (default 2); 0: always the likeliest token, no noise"},
+     "token models: tokens are drawn, the noise on which of them stay falls from X to 0 (default 2, openMUSE 1); 0: always the likeliest, no noise"},
     {"preview", 0, COUNT, GENERATE, AT(preview), 1, 10000, "N", "every N steps a small picture, out_step_N.png"},
     {"taesd", 0, TEXT, GENERATE, AT(taesd), 0, 0, "MODEL", "an AutoencoderTiny that decodes, and makes the previews (Stable Diffusion)"},
     {"taesd-preview-only", 0, FLAG, GENERATE, AT(taesd_preview_only), 0, 0, NULL, "it makes the previews alone"},
