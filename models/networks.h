@@ -5,9 +5,6 @@
 #include "import/json.h"
 #include "models/stage.h"
 
-/* A model's parameters as the field quotes them: what understands the text, what makes the picture, what turns latents or tokens into pixels. */
-typedef enum network_role { ROLE_ENCODER, ROLE_DENOISER, ROLE_DECODER, ROLE_OTHER, ROLE_COUNT } network_role;
-
 typedef struct network_row {
     const char *class_name;  /* _class_name (diffusers), or an entry of architectures (transformers); NULL: not told by it */
     const char *model_type;  /* transformers' model_type, asked when no class name fits; NULL: not told by it */

@@ -79,6 +79,9 @@ typedef struct request {
     void *progress_ctx;
 } request;
 
+/* A model's parameters as the field quotes them: what understands the text, what makes the picture, what turns latents or tokens into pixels. */
+typedef enum network_role { ROLE_ENCODER, ROLE_DENOISER, ROLE_DECODER, ROLE_OTHER, ROLE_COUNT } network_role;
+
 typedef struct stage_report {      /* one row of `plan`, and of a run's report */
     char name[32];                 /* "text_encoder", "transformer", "vae" */
     uint64_t resident_bytes;       /* weights held for the stage: pins, vectors */
@@ -99,6 +102,7 @@ typedef struct stage_report {      /* one row of `plan`, and of a run's report *
     double seconds;                /* measured, or predicted by plan */
     double pass_seconds, pass_processor_seconds; /* of the last pass; processor: of all threads */
     uint64_t parameters;
+    network_role role;             /* of the component's network */
 } stage_report;
 
 typedef struct result {

@@ -9,6 +9,7 @@
 
 #include "base/mem.h"
 #include "import/json.h"
+#include "models/networks.h"
 
 /* Besides what the plan counts, a process holds its code and its libraries' (base/footprint.h), what was allocated before the pipeline began, and the rest:
  * the kernel's tables, stacks, what malloc keeps, libraries' data. The rest was measured from outside as 0.4 to 1.2 MiB with 1 to 4 threads (SPEED.md). All are
@@ -193,6 +194,7 @@ bool stage_plan(stage *s, engine *e, const char *component, const char *name, co
     result *report = e->report;
     s->row = &report->stage[report->stages < (int)(sizeof report->stage / sizeof *report->stage) - 1 ? report->stages++ : report->stages];
     snprintf(s->row->name, sizeof s->row->name, "%s", name);
+    s->row->role = component_role(e->source, component);
     s->plan.stage = s->row->name;
     s->run = (run){.st = e->st, .plan = &s->plan, .k = e->k, .pool = e->pool, .f32 = e->request->precision == PRECISION_F32, .moments = e->request->moments, .source = e->source,
                    .component = component, .alias = alias, .imagine = e->request->imagine || source_lacks_weights(e->source, component),

@@ -428,7 +428,11 @@ P
 
 plan_json() { penstock plan "$S" --memory-budget 512M --json && is 0 && json ../out 'bool(d)'; }
 plan_two() { penstock plan "$S" "$M/alpha_tiny" && is 0 && has ../out sigma_small alpha_tiny; }
-plan_text() { penstock plan "$S" -W 64 -H 64 --steps 3 && is 0 && has ../out text_encoder transformer vae; }
+plan_text() { penstock plan "$S" -W 64 -H 64 --steps 3 && is 0 && has ../out text_encoder transformer vae 'parameters: encoder'; }
+plan_roles() {
+    penstock plan "$S" --json && is 0 && json ../out 'sum(d[r + "_parameters"] for r in ("encoder", "denoiser", "decoder")) == sum(s["parameters"] for s in d["stages"])' &&
+    penstock plan "$S/text_encoder" --tokens 5 --json && is 0 && json ../out 'd["encoder_parameters"] == d["stages"][0]["parameters"] and "denoiser_parameters" not in d'
+}
 # How fast it is depends on the machine; that every row is there, and was measured, does not.
 bench_json() {
     penstock bench 'SD 1.5 linear' 'VAE conv' 'T5-XXL attention' 'PixArt layer' 'PixArt rotate' encode picture -m "$S" --seconds 0.0005 --json && is 0 || return
@@ -773,6 +777,7 @@ try 'encode --tokens' encode_tokens
 try 'encode --tokens needs no tokenizer' encode_no_tokenizer
 try 'encode and trace agree' encode_is_traced
 try 'plan' plan_text
+try 'plan tells encoder, denoiser, decoder' plan_roles
 try 'plan --json' plan_json
 try 'plan of two' plan_two
 try 'bench --json' bench_json

@@ -18,7 +18,8 @@ typedef struct planned {
     result r;
     double seconds;           /* predicted */
     double disk;              /* GB/s */
-    uint64_t encoders;        /* parameters */
+    uint64_t role[ROLE_COUNT]; /* parameters */
+    uint64_t parameters;
     status st;                /* a budget that is too small is told beside the others */
     struct budget_row {
         uint64_t budget, peak, read, scratch;
@@ -80,11 +81,12 @@ static void plan_budgets(const source *src, request q, const sustained *m, plann
     }
 }
 
-static void count_encoders(const source *src, planned *p)
+static void count_parameters(planned *p)
 {
-    for (int i = 0; i < p->r.stages; i++)
-        if (component_role(src, p->r.stage[i].name) == ROLE_ENCODER)
-            p->encoders += p->r.stage[i].parameters;
+    for (int i = 0; i < p->r.stages; i++) {
+        p->role[p->r.stage[i].role] += p->r.stage[i].parameters;
+        p->parameters += p->r.stage[i].parameters;
+    }
 }
 
 static void plan_one(const options *o, const char *model, const sustained *m, bool budgets, planned *p, status *st)
@@ -99,7 +101,7 @@ static void plan_one(const options *o, const char *model, const sustained *m, bo
         if (src->files > 0)
             p->disk = rate_disk(src->file[0], 0.3, st);
         p->seconds = predict(&p->r, p->disk, m);
-        count_encoders(src, p);
+        count_parameters(p);
         if (budgets)
             plan_budgets(src, q, m, p);
     }
@@ -134,7 +136,12 @@ static json_object *report_of(const planned *p, const request *q)
         json_object_object_del(j, no_plan[i]);
     json_object_object_add(j, "model", json_object_new_string(p->model));
     json_object_object_add(j, "predicted_seconds", json_object_new_double(p->seconds));
-    json_object_object_add(j, "encoder_parameters", json_object_new_uint64(p->encoders));
+    for (int i = 0; i < ROLE_COUNT; i++) {
+        char key[40];
+        snprintf(key, sizeof key, "%s_parameters", role_name((network_role)i));
+        if (p->role[i])
+            json_object_object_add(j, key, json_object_new_uint64(p->role[i]));
+    }
     if (p->rows)
         json_object_object_add(j, "budgets", report_of_budgets(p));
     if (p->st.code == STATUS_BUDGET)
@@ -154,6 +161,15 @@ static void print_budgets(const planned *p)
     }
 }
 
+static void print_parameters(const planned *p)
+{
+    printf("  parameters:");
+    for (int i = 0, n = 0; i < ROLE_COUNT; i++)
+        if (p->role[i])
+            printf("%s %s %.3f B (%.1f %%)", n++ ? "," : "", role_name((network_role)i), (double)p->role[i] / 1e9, 100.0 * (double)p->role[i] / (double)p->parameters);
+    printf("\n");
+}
+
 static void print_one(const planned *p)
 {
     char t[6][SIZE_TEXT];
@@ -169,44 +185,63 @@ static void print_one(const planned *p)
                size_text(g->ring_bytes, t[1]), size_text(g->arena_bytes, t[2]), size_text(g->stream_bytes, t[3]), g->passes,
                (double)g->operations / 1e9, g->seconds);
     }
-    printf("  %dx%d, %d steps, %d evaluations: peak %s, scratch %s, about %.1f s on this machine\n", p->r.width, p->r.height,
-           p->r.steps, p->r.evaluations, size_text(p->r.predicted_peak, t[4]), size_text(p->r.scratch_bytes, t[5]), p->seconds);
+    printf("  ");
+    if (p->r.evaluations)
+        printf("%dx%d, %d steps, %d evaluations: ", p->r.width, p->r.height, p->r.steps, p->r.evaluations);
+    printf("peak %s, scratch %s, about %.1f s on this machine\n", size_text(p->r.predicted_peak, t[4]), size_text(p->r.scratch_bytes, t[5]), p->seconds);
+    print_parameters(p);
     print_budgets(p);
 }
 
 /* Several models: a column each. */
+typedef enum side_row { SIDE_PARAMETERS, SIDE_ENCODER, SIDE_PEAK, SIDE_SCRATCH, SIDE_READ, SIDE_GOP, SIDE_SECONDS, SIDE_LEAST, SIDE_ROWS } side_row;
+
+static void side_cell(const planned *p, side_row row, char cell[SIZE_TEXT])
+{
+    const result *r = &p->r;
+    uint64_t operations = 0;
+    for (int s = 0; s < r->stages; s++)
+        operations += r->stage[s].operations;
+    bool fits = p->st.code == STATUS_OK;
+    snprintf(cell, SIZE_TEXT, "-");
+    if (row == SIDE_LEAST && !fits)
+        size_text(p->st.least_bytes, cell);
+    if (!fits)
+        return;
+    switch (row) {
+    case SIDE_PARAMETERS:
+        snprintf(cell, SIZE_TEXT, "%.3f B", (double)p->parameters / 1e9);
+        break;
+    case SIDE_ENCODER:
+        snprintf(cell, SIZE_TEXT, "%.1f %%", p->parameters ? 100.0 * (double)p->role[ROLE_ENCODER] / (double)p->parameters : 0.0);
+        break;
+    case SIDE_GOP:
+        snprintf(cell, SIZE_TEXT, "%.1f", (double)operations / 1e9);
+        break;
+    case SIDE_SECONDS:
+        snprintf(cell, SIZE_TEXT, "%.1f", p->seconds);
+        break;
+    case SIDE_PEAK: case SIDE_SCRATCH: case SIDE_READ:
+        size_text(row == SIDE_PEAK ? r->predicted_peak : row == SIDE_SCRATCH ? r->scratch_bytes : read_bytes(r), cell);
+        break;
+    default:
+        break;
+    }
+}
+
 static void print_side_by_side(const planned *p, int n)
 {
-    char t[SIZE_TEXT];
+    static const char *const title[SIDE_ROWS] = {"parameters", "encoder", "peak memory", "scratch", "read", "Gop", "seconds", "least budget"};
     printf("%-14s", "");
     for (int i = 0; i < n; i++) {
         const char *slash = strrchr(p[i].model, '/');
         printf(" %20.20s", slash && slash[1] ? slash + 1 : p[i].model);
     }
-    const char *rows[] = {"peak memory", "scratch", "read", "parameters", "Gop", "seconds", "least budget", "encoder"};
-    const int order[] = {3, 7, 0, 1, 2, 4, 5, 6};
-    for (int at = 0; at < 8; at++) {
-        int row = order[at];
-        printf("\n%-14s", rows[row]);
+    for (int row = 0; row < SIDE_ROWS; row++) {
+        printf("\n%-14s", title[row]);
         for (int i = 0; i < n; i++) {
-            uint64_t read = 0, operations = 0, parameters = 0;
-            for (int s = 0; s < p[i].r.stages; s++) {
-                read += p[i].r.stage[s].stream_bytes;
-                operations += p[i].r.stage[s].operations;
-                parameters += p[i].r.stage[s].parameters;
-            }
-            bool fits = p[i].st.code == STATUS_OK;
-            char cell[32] = "-";
-            if (row == 6 && !fits)
-                snprintf(cell, sizeof cell, "%s", size_text(p[i].st.least_bytes, t));
-            else if (fits && row < 3)
-                snprintf(cell, sizeof cell, "%s", size_text(row == 0 ? p[i].r.predicted_peak : row == 1 ? p[i].r.scratch_bytes : read, t));
-            else if (fits && row == 3)
-                snprintf(cell, sizeof cell, "%.3f B", (double)parameters / 1e9);
-            else if (fits && row == 7)
-                snprintf(cell, sizeof cell, "%.1f %%", parameters ? 100.0 * (double)p[i].encoders / (double)parameters : 0.0);
-            else if (fits && row < 6)
-                snprintf(cell, sizeof cell, "%.1f", row == 4 ? (double)operations / 1e9 : p[i].seconds);
+            char cell[SIZE_TEXT];
+            side_cell(&p[i], (side_row)row, cell);
             printf(" %20s", cell);
         }
     }

@@ -10,6 +10,7 @@
 #include "base/paths.h"
 #include "image/image_png.h"
 #include "image/parameters.h"
+#include "models/networks.h"
 #include "sampling/sampler.h"
 #include "tools/sizes.h"
 
@@ -186,6 +187,7 @@ static json_object *stages_of(const result *r)
         add_number(s, "stream_bytes", g->stream_bytes);
         add_number(s, "operations", g->operations);
         add_number(s, "parameters", g->parameters);
+        json_object_object_add(s, "role", json_object_new_string(role_name(g->role)));
         json_object_object_add(s, "passes", json_object_new_int(g->passes));
         json_object_object_add(s, "slab_rows", json_object_new_int(g->slab_rows));
         json_object_array_add(all, s);
