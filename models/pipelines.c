@@ -49,6 +49,17 @@ static const struct { const char *class_name, *model_type; const pipeline_row *r
 };
 enum { CLASSES = sizeof classes / sizeof *classes };
 
+/* A sentence has no room for them all: the shortest name of each pipeline's classes stands for the others. */
+static bool names_its_pipeline(int at)
+{
+    for (int i = 0; i < CLASSES; i++) {
+        size_t here = strlen(classes[at].class_name), there = strlen(classes[i].class_name);
+        if (classes[i].row == classes[at].row && (there < here || (there == here && i < at)))
+            return false;
+    }
+    return true;
+}
+
 static const pipeline_row *by_class(const char *class_name, const char *type, const char *name, status *st)
 {
     for (int i = 0; i < CLASSES; i++)
@@ -57,11 +68,12 @@ static const pipeline_row *by_class(const char *class_name, const char *type, co
     for (int i = 0; i < CLASSES; i++)
         if (!class_name[0] && classes[i].model_type && strcmp(classes[i].model_type, type) == 0)
             return classes[i].row;
-    char known[1024] = "";
+    char known[320] = "";
     size_t n = 0;
     for (int i = 0; i < CLASSES && n < sizeof known; i++)
-        n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", classes[i].class_name);
-    status_set(st, STATUS_BAD_FILE, "%s: \"%s\" is nothing that penstock runs by itself; it runs %s", name, class_name[0] ? class_name : type, known);
+        if (names_its_pipeline(i))
+            n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", n ? ", " : "", classes[i].class_name);
+    status_set(st, STATUS_BAD_FILE, "%s: \"%.60s\" is nothing that penstock runs by itself; it runs the kin of %s", name, class_name[0] ? class_name : type, known);
     return NULL;
 }
 

@@ -194,6 +194,8 @@ static budget budget_of(const source *s, const tally *part)
 static void print_budget(const budget *b, const tally *all)
 {
     char size[SIZE_TEXT];
+    if (!all->parameters)
+        return;
     printf("\n%-20s %15s %7s %9s\n", "role", "parameters", "share", "size");
     for (int i = 0; i < ROLE_COUNT; i++)
         if (b->parameters[i])
