@@ -263,6 +263,20 @@ static bool plan_text(cascade *c, const request *q)
     return ok;
 }
 
+/* A refusal of an earlier stage must not keep this one from its tokens; of two the one that needs more is told. */
+static bool plan_stage(cascade_stage *s)
+{
+    status *st = s->e.st, before = *st;
+    if (before.code == STATUS_BUDGET)
+        *st = (status)STATUS_INIT;
+    bool ok = s->kind->plan(s);
+    if (!ok && st->code != STATUS_BUDGET)
+        return false;
+    if (before.code == STATUS_BUDGET && (ok || st->least_bytes < before.least_bytes))
+        *st = before;
+    return true;
+}
+
 /* All stages are asked, so that the least budget named is the least for all of them. */
 static bool plan_all(cascade *c, const request *q)
 {
@@ -277,7 +291,7 @@ static bool plan_all(cascade *c, const request *q)
             s->e.held_bytes += (size_t)q->init->width * (size_t)q->init->height * 3;
         if (s->last)
             s->e.held_bytes += cascade_picture_floats(s) * (size_t)s->images; /* its pixels in the end */
-        if (!s->kind->plan(s) && st->code != STATUS_BUDGET)
+        if (!plan_stage(s))
             return false;
     }
     return status_ok(st);
