@@ -80,14 +80,24 @@ const network_row *network_of(const json *j, const char *name, status *st)
     return unknown(class_name, type, name, st);
 }
 
-network_role component_role(const source *src, const char *component)
+network_role component_role(const source *src, const char *component, status *st)
 {
     char name[FILE_NAME_BYTES];
-    status st = STATUS_INIT;
-    json *j = read_config(src, component, "config.json", name, &st);
-    const network_row *row = j ? network_of(j, name, &st) : NULL;
+    status why = STATUS_INIT;
+    json *j = read_config(src, component, "config.json", name, &why);
+    const network_row *row = j ? network_of(j, name, &why) : NULL;
     json_free(j);
+    if (why.code != STATUS_OK && why.code != STATUS_BAD_FILE)
+        status_set(st, why.code, "%s", why.text);
     return row ? row->role : ROLE_OTHER;
+}
+
+network_role role_of_names(const name_alias *alias)
+{
+    for (int i = 0; i < ROWS; i++)
+        if (table[i].alias == alias)
+            return table[i].role;
+    return ROLE_OTHER;
 }
 
 const char *role_name(network_role role)

@@ -18,8 +18,9 @@ typedef struct network_row {
 /* The row of a component's config.json. name: its file, for the sentence that lists what is known. NULL with st set. */
 const network_row *network_of(const json *j, const char *name, status *st);
 
-/* Of a component, by its config.json; ROLE_OTHER where that is missing or of no known network. */
-network_role component_role(const source *src, const char *component);
+/* Of a component, by its config.json; ROLE_OTHER where that is missing or of no known network, and with st set where it could not be told. */
+network_role component_role(const source *src, const char *component, status *st);
+network_role role_of_names(const name_alias *alias); /* of the network whose names these are */
 const char *role_name(network_role role); /* "encoder" */
 
 #endif

@@ -194,7 +194,7 @@ bool stage_plan(stage *s, engine *e, const char *component, const char *name, co
     result *report = e->report;
     s->row = &report->stage[report->stages < (int)(sizeof report->stage / sizeof *report->stage) - 1 ? report->stages++ : report->stages];
     snprintf(s->row->name, sizeof s->row->name, "%s", name);
-    s->row->role = component_role(e->source, component);
+    s->row->role = role_of_names(alias);
     s->plan.stage = s->row->name;
     s->run = (run){.st = e->st, .plan = &s->plan, .k = e->k, .pool = e->pool, .f32 = e->request->precision == PRECISION_F32, .moments = e->request->moments, .source = e->source,
                    .component = component, .alias = alias, .imagine = e->request->imagine || source_lacks_weights(e->source, component),

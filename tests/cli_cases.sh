@@ -565,8 +565,8 @@ amused_refused() {
     penstock generate -m "$S" -p fox -q --temperature 1 -o out.png; is 2 && sentence temperature && [ ! -e out.png ]
 }
 # DeepFloyd IF: cascades
-I=$(dirname "$FIXTURES")/if
-cascade() { penstock generate -m "$I/models/both" -p "a red fox" --steps 3 -s 1 -q -o out.png --no-cache "$@"; works; }
+IF=$(dirname "$FIXTURES")/if
+cascade() { penstock generate -m "$IF/models/both" -p "a red fox" --steps 3 -s 1 -q -o out.png --no-cache "$@"; works; }
 if_bad() { # STATUS WORD... -- ARGUMENTS
     wanted=$1 words=; shift
     while [ "$1" != -- ]; do words="$words $1"; shift; done
@@ -575,23 +575,23 @@ if_bad() { # STATUS WORD... -- ARGUMENTS
     is "$wanted" && sentence $words && [ ! -e out.png ]
 }
 if_one_file() { # all stages in a container; in two models; any threads, any budget
-    cascade --trace a && penstock quantize "$I/models/both" -o c.penstock --type f32 -q && is 0 && penstock verify c.penstock && is 0 || return 1
-    cascade -m c.penstock -t 3 --trace b && same a b && cascade -m "$I/models/first" --cascade "$I/models/second" --trace b && same a b || return 1
+    cascade --trace a && penstock quantize "$IF/models/both" -o c.penstock --type f32 -q && is 0 && penstock verify c.penstock && is 0 || return 1
+    cascade -m c.penstock -t 3 --trace b && same a b && cascade -m "$IF/models/first" --cascade "$IF/models/second" --trace b && same a b || return 1
     cascade -m c.penstock --memory-budget 1M; is 4 && n=$(sed -n 's/.*at least \([0-9.]*[KMG]*\) is needed.*/\1/p' ../err) && [ -n "$n" ] || return 1
     cascade -m c.penstock --memory-budget "$n" -t 1 --trace b && same a b
 }
 if_encodes_once() { # the text encoder is one stage of five, and may have run elsewhere
     cascade -n rain --json -b 2 --trace a && json ../out "[s['name'] for s in d['stages']] == ['text_encoder', 'unet_text', 'unet', 'stage2.unet_text', 'stage2.unet'] and d['evaluations'] == 53" || return
-    penstock encode -m "$I/models/both" -p "a red fox" -n rain -o e -q && is 0 && cascade --embeddings e -b 2 --trace b && same a b
+    penstock encode -m "$IF/models/both" -p "a red fox" -n rain -o e -q && is 0 && cascade --embeddings e -b 2 --trace b && same a b
 }
 if_together() { # each as alone, in one pass of the denoisers
     printf '{"prompt": "a red fox", "seed": 3}\n{"prompt": "a dog", "negative_prompt": "rain", "seed": 4}\n' >p
-    penstock generate -m "$I/models/both" --prompt-file p --steps 3 -q -o x.png --no-cache && is 0 || return 1
+    penstock generate -m "$IF/models/both" --prompt-file p --steps 3 -q -o x.png --no-cache && is 0 || return 1
     cascade -s 3 && same x.png out.png && cascade -p "a dog" -n rain -s 4 && same x_2.png out.png
 }
 if_goes_on() { # from the first stage's checkpoint; a stage alone from its own
     cascade --checkpoint c && mv out.png a.png && cascade --checkpoint c && same a.png out.png && cascade && same a.png out.png || return 1
-    set -- -m "$I/models/alone" -i "$I/pictures/small.png" --steps 8
+    set -- -m "$IF/models/alone" -i "$IF/pictures/small.png" --steps 8
     cascade "$@" && mv out.png a.png
     for pause in 0.02 0.04 0.08; do
         "$PENSTOCK" generate -p "a red fox" -s 1 -q -o b.png --no-cache "$@" --checkpoint d & pid=$!; sleep $pause; kill -KILL $pid 2>/dev/null; wait $pid 2>/dev/null
@@ -599,12 +599,12 @@ if_goes_on() { # from the first stage's checkpoint; a stage alone from its own
     cascade "$@" --checkpoint d && same a.png out.png
 }
 if_latents() { # of the last stage: they are the picture, and nobody else's
-    cascade --save-latents l --trace t && penstock decode -m "$I/models/both" -i l -o b.png -q && is 0 && pixels b.png && penstock decode -m "$I/models/upscaler" -i l -o d.png -q
+    cascade --save-latents l --trace t && penstock decode -m "$IF/models/both" -i l -o b.png -q && is 0 && pixels b.png && penstock decode -m "$IF/models/upscaler" -i l -o d.png -q
     is 3 && sentence channels && [ ! -e d.png ]
 }
-if_plans() { penstock plan "$I/models/first" --cascade "$I/models/second" --cascade "$I/models/upscaler" -W 64 -H 64 --json && is 0 && json ../out "len(d['stages']) == 8 and d['evaluations'] == 225 and d['width'] == 64"; }
+if_plans() { penstock plan "$IF/models/first" --cascade "$IF/models/second" --cascade "$IF/models/upscaler" -W 64 -H 64 --json && is 0 && json ../out "len(d['stages']) == 8 and d['evaluations'] == 225 and d['width'] == 64"; }
 if_spoiled() { # FILE FROM TO WORD: one value of a config is another
-    cp -rL "$I/models/both" model && sed -i "s/\"$2\": [^,]*/\"$2\": $3/" "model/$1" || return 1
+    cp -rL "$IF/models/both" model && sed -i "s/\"$2\": [^,]*/\"$2\": $3/" "model/$1" || return 1
     penstock generate -m model -p fox --steps 1 -q -o out.png --no-cache; is 3 && sentence "$4" && [ ! -e out.png ] && rm -rf model
 }
 
@@ -881,13 +881,13 @@ try 'cascade: prompts together' if_together
 try 'cascade: gone on with' if_goes_on
 try 'cascade: latents' if_latents
 try 'cascade: plan' if_plans
-try 'cascade: a picture is missing' if_bad 2 init-img -- -m "$I/models/second"
-try 'cascade: a stage that does not enlarge' if_bad 2 cascade enlarge -- -m "$I/models/first" --cascade "$I/models/first"
-try 'cascade: of another pipeline' if_bad 2 cascade -- -m "$D/models/classic" --cascade "$I/models/upscaler"
-try 'cascade: size' if_bad 2 33x32 32x32 -- -m "$I/models/both" -W 33 -H 32
-try 'cascade: an unknown list of timesteps' if_bad 2 smart51 smart50 -- -m "$I/models/first" --scheduler smart51
-try 'cascade: timesteps that go up' if_bad 2 scheduler -- -m "$I/models/first" --scheduler 5,6
-try 'cascade: timesteps that are none' if_bad 2 scheduler -- -m "$I/models/first" --scheduler 500,1000000000000
+try 'cascade: a picture is missing' if_bad 2 init-img -- -m "$IF/models/second"
+try 'cascade: a stage that does not enlarge' if_bad 2 cascade enlarge -- -m "$IF/models/first" --cascade "$IF/models/first"
+try 'cascade: of another pipeline' if_bad 2 cascade -- -m "$D/models/classic" --cascade "$IF/models/upscaler"
+try 'cascade: size' if_bad 2 33x32 32x32 -- -m "$IF/models/both" -W 33 -H 32
+try 'cascade: an unknown list of timesteps' if_bad 2 smart51 smart50 -- -m "$IF/models/first" --scheduler smart51
+try 'cascade: timesteps that go up' if_bad 2 scheduler -- -m "$IF/models/first" --scheduler 5,6
+try 'cascade: timesteps that are none' if_bad 2 scheduler -- -m "$IF/models/first" --scheduler 500,1000000000000
 try 'cascade: a head wider than all' if_spoiled unet/config.json attention_head_dim 64 attention_head_dim
 try 'cascade: no head' if_spoiled unet/config.json attention_head_dim 0 attention_head_dim
 try 'cascade: another width of text' if_spoiled unet/config.json encoder_hid_dim 48 48

@@ -179,11 +179,11 @@ typedef struct budget {
     uint64_t parameters[ROLE_COUNT], bytes[ROLE_COUNT];
 } budget;
 
-static budget budget_of(const source *s, const tally *part)
+static budget budget_of(const source *s, const tally *part, status *st)
 {
     budget b = {{0}, {0}};
     for (int c = 0; c < s->components; c++) {
-        network_role role = component_role(s, s->component[c]);
+        network_role role = component_role(s, s->component[c], st);
         b.parameters[role] += part[c].parameters;
         b.bytes[role] += part[c].bytes;
     }
@@ -227,15 +227,14 @@ static void print_calibration(const source *s, const tally *type)
                    type[i].output_plain / (double)type[i].calibrated);
 }
 
-static void for_people(const source *s, const tally *part, const tally *all, const tally *type, bool tensors)
+static void for_people(const source *s, const tally *part, const tally *all, const tally *type, const budget *b, bool tensors)
 {
     printf("%s: %s, %d component%s\n\n", s->path, s->container ? "container" : s->single ? "single file" : "folder", s->components, s->components == 1 ? "" : "s");
     printf("%-20s %8s %15s %9s %7s  %7s  %s\n", "component", "tensors", "parameters", "size", "bits", "error", "types");
     for (int c = 0; c < s->components; c++)
         print_tally(*s->component[c] ? s->component[c] : ".", &part[c]);
     print_tally("all", all);
-    budget b = budget_of(s, part);
-    print_budget(&b, all);
+    print_budget(b, all);
     print_types(type);
     if (s->calibration_prompts)
         print_calibration(s, type);
@@ -268,7 +267,7 @@ static json_object *type_rows(const tally *type)
     return rows;
 }
 
-static void for_machines(const source *s, const tally *part, const tally *all, const tally *type, bool tensors)
+static void for_machines(const source *s, const tally *part, const tally *all, const tally *type, const budget *b, bool tensors)
 {
     json_object *j = json_object_new_object(), *components = json_object_new_array(), *files = json_object_new_array();
     json_object_object_add(j, "model", json_object_new_string(s->path));
@@ -283,8 +282,7 @@ static void for_machines(const source *s, const tally *part, const tally *all, c
         json_object_array_add(components, row);
     }
     json_object_object_add(j, "components", components);
-    budget b = budget_of(s, part);
-    json_object_object_add(j, "roles", budget_rows(&b, all));
+    json_object_object_add(j, "roles", budget_rows(b, all));
     json_object_object_add(j, "types", type_rows(type));
     for (int i = 0; i < s->blobs; i++)
         json_object_array_add(files, json_object_new_string(s->blob[i].name));
@@ -315,8 +313,9 @@ bool cmd_inspect(const options *o, status *st)
             if (strcmp(s->component[c], s->weight[i].component) == 0)
                 count(&part[c], &s->weight[i]);
     }
+    budget b = status_ok(st) ? budget_of(s, part, st) : (budget){{0}, {0}};
     if (status_ok(st))
-        (o->json ? for_machines : for_people)(s, part, &all, type, o->list_tensors);
+        (o->json ? for_machines : for_people)(s, part, &all, type, &b, o->list_tensors);
     source_close(s);
     return status_ok(st);
 }
