@@ -365,8 +365,10 @@ static bool plan_only(const source *src, const request *q, result *out, status *
 {
     amused *p = mem_alloc(1, sizeof *p, "pipeline", st);
     bool ok = p && setup(p, src, q, out, st, muse);
-    if (ok)
+    if (ok) {
         fill_report(p);
+        out->evaluations = p->schedule.steps - p->first;
+    }
     if (p)
         teardown(p);
     mem_free(p);

@@ -343,8 +343,10 @@ static bool plan_only(const source *src, const request *q, result *out, status *
 {
     both *m = mem_alloc(1, sizeof *m, "pipeline", st);
     bool ok = m && set_up_all(m, src, q, out, st, kind, true);
-    if (ok)
+    if (ok) {
         fill_report(&m->base);
+        out->evaluations = m->base.end - m->base.first + m->refiner.end - m->refiner.first;
+    }
     if (m) {
         teardown(&m->base);
         teardown(&m->refiner);

@@ -100,7 +100,7 @@ typedef struct stage_report {      /* one row of `plan`, and of a run's report *
     int passes;
     int slab_rows;                 /* 0: whole */
     double seconds;                /* measured, or predicted by plan */
-    double pass_seconds, pass_processor_seconds; /* of the last pass; processor: of all threads */
+    double pass_seconds, pass_processor_seconds; /* of the last pass; processor: of the threads that compute */
     uint64_t parameters;
     network_role role;             /* of the component's network */
 } stage_report;

@@ -273,12 +273,12 @@ static double seconds_of(clockid_t clock)
 
 static bool one_pass(stage *s, const void *ctx)
 {
-    double began = seconds_of(CLOCK_MONOTONIC), processor = seconds_of(CLOCK_PROCESS_CPUTIME_ID);
+    double began = seconds_of(CLOCK_MONOTONIC), processor = threads_seconds(s->e->pool);
     if (!run_begin(&s->run))
         return false;
     s->forward(&s->run, ctx);
     s->row->pass_seconds = seconds_of(CLOCK_MONOTONIC) - began;
-    s->row->pass_processor_seconds = seconds_of(CLOCK_PROCESS_CPUTIME_ID) - processor;
+    s->row->pass_processor_seconds = threads_seconds(s->e->pool) - processor;
     return run_end(&s->run) && stream_intact(s->stream, s->e->st);
 }
 

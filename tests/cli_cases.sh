@@ -429,6 +429,13 @@ P
 plan_json() { penstock plan "$S" --memory-budget 512M --json && is 0 && json ../out 'bool(d)'; }
 plan_two() { penstock plan "$S" "$M/alpha_tiny" && is 0 && has ../out sigma_small alpha_tiny; }
 plan_text() { penstock plan "$S" -W 64 -H 64 --steps 3 && is 0 && has ../out text_encoder transformer vae 'parameters: encoder'; }
+plan_evaluations() { # as many as a run has, for every kind of pipeline
+    for m in "$S" "$FIXTURES/../sd/models/classic" "$FIXTURES/../amused/models/small" "$FIXTURES/../kandinsky3/models/two" "$FIXTURES/../if/models/both"; do
+        [ -d "$m" ] || { echo "no $m"; return 1; }
+        penstock plan "$m" --tokens 5 --steps 3 --json && is 0 && n=$(member ../out evaluations) && penstock generate -m "$m" --tokens 5 --steps 3 --json -q -o out.png && is 0 &&
+        json ../out "d['evaluations'] == $n > 2" || return 1
+    done
+}
 plan_roles() {
     penstock plan "$S" --json && is 0 && json ../out 'sum(d[r + "_parameters"] for r in ("encoder", "denoiser", "decoder")) == sum(s["parameters"] for s in d["stages"])' &&
     penstock plan "$S/text_encoder" --tokens 5 --json && is 0 && json ../out 'd["encoder_parameters"] == d["stages"][0]["parameters"] and "denoiser_parameters" not in d'
@@ -778,6 +785,7 @@ try 'encode --tokens needs no tokenizer' encode_no_tokenizer
 try 'encode and trace agree' encode_is_traced
 try 'plan' plan_text
 try 'plan tells encoder, denoiser, decoder' plan_roles
+try 'plan tells evaluations' plan_evaluations
 try 'plan --json' plan_json
 try 'plan of two' plan_two
 try 'bench --json' bench_json

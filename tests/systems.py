@@ -54,9 +54,9 @@ def by_role(stages, key):
 
 
 def measure_encoder(a, name, row, model):
-    what = ['-m', model, '--memory-budget', row[2], '-t', str(a.threads), *row[4]]
+    what = ['-m', model, '-t', str(a.threads), *row[4]]
     stage = [s for s in json.loads(run([a.penstock, 'plan', *what, '--json']))['stages'] if s['role'] == 'encoder'][0]
-    report, peak = in_cgroup([a.penstock, 'encode', *what, '-q', '--json', '-o', a.work + '/text.safetensors'])
+    report, peak = in_cgroup([a.penstock, 'encode', *what, '--memory-budget', row[2], '-q', '--json', '-o', a.work + '/text.safetensors'])
     print('| %s | %s | %.2f / - / - B | | %.2f GB | %s | %.0f (%.0f) MiB | %.1f (%.1f) | | | |' % (
         name, row[1], stage['parameters'] / 1e9, os.path.getsize(model) / 1e9, row[2], peak / 2**20, report['predicted_peak_bytes'] / 2**20,
         report['seconds']['encode'], stage['seconds']), flush=True)

@@ -8,10 +8,12 @@
 #include "compute/ops.h"
 #include "models/stage.h"
 #include "tools/made_up.h"
+#include "tools/progress.h"
 
 enum { MOST_PASSES = 256 };
 
 typedef struct op_times {
+    const threads *pool;
     lap began;
     double wall[MOST_PASSES], cpu[MOST_PASSES];
     int passes;
@@ -48,11 +50,11 @@ static tensor filled(run *r, int height, int width, int channels)
     return t;
 }
 
-static void begin(const op_job *j) { j->times->began = lap_now(); }
+static void begin(const op_job *j) { j->times->began = lap_now(j->times->pool); }
 
 static void end(const op_job *j)
 {
-    lap now = lap_now();
+    lap now = lap_now(j->times->pool);
     op_times *t = j->times;
     t->wall[t->passes] = now.wall - t->began.wall;
     t->cpu[t->passes] = now.cpu - t->began.cpu;
@@ -269,15 +271,15 @@ static void time_passes(stage *s, const op_job *j, double seconds, status *st)
 {
     stage_pass(s, j); /* touches the pages and brings the weights */
     j->times->passes = 0;
-    double until = lap_now().wall + seconds;
-    for (int i = 0; i < MOST_PASSES - 1 && status_ok(st) && (i < 2 || lap_now().wall < until); i++)
+    double until = seconds_now() + seconds;
+    for (int i = 0; i < MOST_PASSES - 1 && status_ok(st) && (i < 2 || seconds_now() < until); i++)
         stage_pass(s, j);
 }
 
 bool op_measure(const op_shape *shape, const kernels *k, threads *pool, double seconds, double most, op_rate *out, status *st)
 {
     double slow = (most > 0 ? 0.4 * most : threads_count(pool)) * 1e9, whole = work_of_row(shape) * shape->rows / slow;
-    op_times times = {.passes = 0};
+    op_times times = {.passes = 0, .pool = pool};
     op_job j = {.s = shape, .rows = shape->rows, .times = &times};
     if (whole > 2 * seconds) {
         j.rows = (int)(shape->rows * 2 * seconds / whole);

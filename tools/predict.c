@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "base/paths.h"
 #include "tools/op_rate.h"
+#include "tools/progress.h"
 #include "weights/state_file.h"
 
 /* Seconds of one call on all threads, by the processor time that they got. */
@@ -32,10 +33,10 @@ static double seconds_of_a_call(threads *pool)
 {
     enum { CALLS = 2000 };
     nothing n = {0};
-    double began = lap_now().wall;
+    double began = seconds_now();
     for (int i = 0; i < CALLS; i++)
         threads_run(pool, 4 * threads_count(pool), do_nothing, &n);
-    return (lap_now().wall - began) / CALLS;
+    return (seconds_now() - began) / CALLS;
 }
 
 enum { DEPTH = 4096, ROWS = 10240, MANY = 256, FEW = 16 }; /* more weights than most caches hold, as in a network */

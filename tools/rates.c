@@ -18,7 +18,7 @@ static double seconds_of(clockid_t clock)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-lap lap_now(void) { return (lap){seconds_now(), seconds_of(CLOCK_PROCESS_CPUTIME_ID)}; }
+lap lap_now(const threads *pool) { return (lap){seconds_now(), threads_seconds(pool)}; }
 
 /* A cache line, in whatever registers the compiler has for it. */
 typedef uint64_t vector __attribute__((vector_size(64)));

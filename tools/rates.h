@@ -7,6 +7,7 @@
 #include "base/threads.h"
 #include "simd/kernels.h"
 #include "simd/peaks.h"
+#include "base/threads.h"
 #include "weights/io.h"
 
 /* What an op can be bound by: a core's peaks, then ways to go through memory. */
@@ -17,9 +18,9 @@ typedef enum bound {
 extern const char *const bound_names[BOUNDS]; /* "int8", "copy" */
 
 typedef struct lap {   /* seconds since some moment */
-    double wall, cpu;  /* cpu: of all threads of the process together */
+    double wall, cpu;  /* cpu: of the pool's threads together */
 } lap;
-lap lap_now(void);
+lap lap_now(const threads *pool); /* the processor time of its threads */
 
 /* Of many measurements of one thing, sorting them: what a quarter of them stay under. Others on the machine only make things slower; but
  * not the least, for processor time is booked late where a hypervisor takes a core away, and some come out far too short. */

@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/mem.h"
@@ -148,6 +149,23 @@ void threads_close(threads *t)
     pthread_cond_destroy(&t->wake);
     pthread_cond_destroy(&t->done);
     mem_free(t);
+}
+
+static double seconds_of(clockid_t clock)
+{
+    struct timespec t = {0, 0};
+    clock_gettime(clock, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+double threads_seconds(const threads *t)
+{
+    double all = seconds_of(CLOCK_THREAD_CPUTIME_ID);
+    clockid_t clock;
+    for (int i = 1; i < t->count; i++)
+        if (pthread_getcpuclockid(t->id[i], &clock) == 0)
+            all += seconds_of(clock);
+    return all;
 }
 
 int threads_count(const threads *t) { return t->count; }
