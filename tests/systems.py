@@ -6,7 +6,7 @@ measured beside the plan.  As root, Linux; nothing but the standard library.
 
 A container is made in DIR (default: a temporary folder) unless it lies there already, and removed afterwards unless --keep. A line of Markdown a system:
 parameters of encoders / denoisers / decoder, the encoders' share, the container's size, then budget, the peak that the kernel counted (and the plan's), and
-seconds (and the plan's): text, one evaluation of the denoiser, decoder, and what a whole picture of the pipeline's own steps comes to."""
+seconds (and the plan's): text, one evaluation of each denoiser, decoder, and what a whole picture of the pipeline's own steps comes to."""
 import argparse, json, os, subprocess, sys, tempfile
 
 V1 = os.path.isdir('/sys/fs/cgroup/memory')
@@ -73,12 +73,17 @@ def measure(a, name, row):
     plan = json.loads(run([a.penstock, 'plan', *what, '--steps', str(steps), '--json']))
     whole = json.loads(run([a.penstock, 'plan', *what, '--json']))
     report, peak = in_cgroup([a.penstock, 'generate', *what, '--steps', str(steps), '--no-cache', '-q', '--json', '-o', a.work + '/picture.png'])
-    b, said, took = by_role(plan['stages'], 'parameters'), by_role(plan['stages'], 'seconds'), report['seconds']
-    each, planned = took['denoise'] / report['evaluations'], said['denoiser'] / plan['evaluations']
-    total = took['total'] + (whole['evaluations'] - report['evaluations']) * each
-    print('| %s | %s | %.2f / %.2f / %.2f B | %.0f %% | %.2f GB | %s | %.0f (%.0f) MiB | %.1f (%.1f) | %.1f (%.1f) | %.1f (%.1f) | %dx%d, %d: %.0f (%.0f) s |' % (
+    b, took = by_role(plan['stages'], 'parameters'), report['seconds']
+    total, each = took['total'], []
+    for said, planned, ran in zip(plan['stages'], whole['stages'], report['stages']):
+        if ran['role'] == 'denoiser' and (ran['passes'] > 1 or planned['passes'] > 1):
+            one = ran['seconds'] / ran['passes']
+            total += (planned['passes'] - ran['passes']) * one
+            each.append('%.2f (%.2f)' % (one, said['seconds'] / said['passes']))
+    said = by_role(plan['stages'], 'seconds')
+    print('| %s | %s | %.2f / %.2f / %.2f B | %.0f %% | %.2f GB | %s | %.0f (%.0f) MiB | %.1f (%.1f) | %s | %.1f (%.1f) | %dx%d, %d: %.0f (%.0f) s |' % (
         name, kind, b['encoder'] / 1e9, b['denoiser'] / 1e9, b['decoder'] / 1e9, 100 * b['encoder'] / sum(b.values()), os.path.getsize(model) / 1e9, budget,
-        peak / 2**20, plan['predicted_peak_bytes'] / 2**20, took['encode'], said['encoder'], each, planned, took['decode'], said['decoder'],
+        peak / 2**20, plan['predicted_peak_bytes'] / 2**20, took['encode'], said['encoder'], ', '.join(each), took['decode'], said['decoder'],
         report['width'], report['height'], whole['evaluations'], total, whole['predicted_seconds']), flush=True)
     if not a.keep:
         os.remove(model)
