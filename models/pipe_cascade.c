@@ -266,14 +266,10 @@ static bool plan_text(cascade *c, const request *q)
 /* A refusal of an earlier stage must not keep this one from its tokens; of two the one that needs more is told. */
 static bool plan_stage(cascade_stage *s)
 {
-    status *st = s->e.st, before = *st;
-    if (before.code == STATUS_BUDGET)
-        *st = (status)STATUS_INIT;
-    bool ok = s->kind->plan(s);
-    if (!ok && st->code != STATUS_BUDGET)
+    status *st = s->e.st, before = refusal_aside(st);
+    if (!s->kind->plan(s) && st->code != STATUS_BUDGET)
         return false;
-    if (before.code == STATUS_BUDGET && (ok || st->least_bytes < before.least_bytes))
-        *st = before;
+    refusal_back(st, &before);
     return true;
 }
 

@@ -310,7 +310,10 @@ static bool set_up_all(both *m, const source *src, const request *q, result *out
     m->second.height = m->base.height;
     m->second.init = m->second.mask = NULL;
     m->second.checkpoint = m->second.load_latents = NULL;
-    return setup(&m->refiner, q->refiner, &m->second, out, st, &sd_xl, true, planning) && plan_all(&m->refiner, false, true);
+    status before = refusal_aside(st);
+    if (setup(&m->refiner, q->refiner, &m->second, out, st, &sd_xl, true, planning))
+        plan_all(&m->refiner, false, true);
+    return refusal_back(st, &before);
 }
 
 static bool generate(const source *src, const request *q, result *out, status *st, const sd_kind *kind)

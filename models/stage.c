@@ -27,6 +27,21 @@ static uint64_t spare_base_bytes(const engine *e)
     return e->code.most - e->code.usual + REST_BYTES - USUAL_REST_BYTES + (uint64_t)threads_count(e->pool) * (THREAD_BYTES - USUAL_THREAD_BYTES);
 }
 
+status refusal_aside(status *st)
+{
+    status before = *st;
+    if (before.code == STATUS_BUDGET)
+        *st = (status)STATUS_INIT;
+    return before;
+}
+
+bool refusal_back(status *st, const status *before)
+{
+    if (before->code == STATUS_BUDGET && (status_ok(st) || (st->code == STATUS_BUDGET && st->least_bytes < before->least_bytes)))
+        *st = *before;
+    return status_ok(st);
+}
+
 bool engine_open(engine *e, const source *src, const request *q, result *report, status *st)
 {
     mem_trim();
@@ -201,9 +216,7 @@ bool stage_plan(stage *s, engine *e, const char *component, const char *name, co
                    .imagined_as = e->request->imagined_as};
     uint64_t base = process_base_bytes(e) + e->held_bytes;
     bool ok;
-    status before = *e->st; /* an earlier stage's refusal must not hide what this one needs */
-    if (before.code == STATUS_BUDGET)
-        *e->st = (status)STATUS_INIT;
+    status before = refusal_aside(e->st);
     if (e->request->budget_bytes) {
         ok = fit(s, base, ctx);
     } else {
@@ -217,9 +230,7 @@ bool stage_plan(stage *s, engine *e, const char *component, const char *name, co
     }
     if (ok)
         fill_row(s, base);
-    if (before.code == STATUS_BUDGET && (ok || (e->st->code == STATUS_BUDGET && e->st->least_bytes < before.least_bytes)))
-        *e->st = before;
-    return status_ok(e->st);
+    return refusal_back(e->st, &before);
 }
 
 bool stage_plan_parts(stage *s, engine *e, const char *component, const name_alias *alias, forward_fn forward, const void *ctx, int calls, int batch, int *rows)

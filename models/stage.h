@@ -36,6 +36,11 @@ typedef struct stage {
     stage_report *row;
 } stage;
 
+/* Planning goes on after a stage was refused for the budget, so that the least that is named is enough for all. What is planned next begins with a clean status:
+ * refusal_aside takes the refusal out, refusal_back puts it back unless a larger need was found meanwhile. Returns false when st is set then. */
+status refusal_aside(status *st);
+bool refusal_back(status *st, const status *before);
+
 bool engine_open(engine *e, const source *src, const request *q, result *report, status *st);
 void engine_close(engine *e);
 

@@ -153,7 +153,7 @@ static bool read_encoder(clip_text *t, const json *j, const char *name, status *
     return ok;
 }
 
-bool clip_text_plan(clip_text *t, engine *e, const char *component, const char *folder, const char *const *texts, int count, clip_use use)
+static bool plan_text(clip_text *t, engine *e, const char *component, const char *folder, const char *const *texts, int count, clip_use use)
 {
     char name[FILE_NAME_BYTES];
     int32_t rows[2];
@@ -172,6 +172,13 @@ bool clip_text_plan(clip_text *t, engine *e, const char *component, const char *
     t->text.stage.run.imagine = e->request->imagine || source_lacks_weights(e->source, component);
     int given = text_given(&t->text, e, count, rows);
     return status_ok(e->st) && tokenize(t, e, folder, texts, count, given, rows) && text_stage_plan(&t->text, e, given);
+}
+
+bool clip_text_plan(clip_text *t, engine *e, const char *component, const char *folder, const char *const *texts, int count, clip_use use)
+{
+    status before = refusal_aside(e->st);
+    plan_text(t, e, component, folder, texts, count, use);
+    return refusal_back(e->st, &before);
 }
 
 /* What the cache and the store hold are the network's outputs; embeddings that are given have their weights. */

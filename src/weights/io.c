@@ -10,6 +10,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -276,6 +277,13 @@ void io_ahead(io *f, uint64_t offset, size_t bytes)
 #endif
 }
 
+/* PENSTOCK_READ=buffered: the page cache is read through, and dropped behind, even where direct reads would work. */
+static bool buffered_wanted(void)
+{
+    const char *way = getenv("PENSTOCK_READ");
+    return way && strcmp(way, "buffered") == 0;
+}
+
 /* A descriptor of its own, because O_DIRECT belongs to the open file. If the name means another file by now, that one is
  * not read. */
 static int open_direct(const io *f)
@@ -298,7 +306,7 @@ static bool direct_possible(io *f)
     if (atomic_load(&f->direct) == DIRECT_UNTRIED) {
         pthread_mutex_lock(&f->lock);
         if (atomic_load(&f->direct) == DIRECT_UNTRIED) {
-            f->direct_fd = open_direct(f);
+            f->direct_fd = buffered_wanted() ? -1 : open_direct(f);
             atomic_store(&f->direct, f->direct_fd >= 0 ? DIRECT_WORKS : DIRECT_REFUSED);
         }
         pthread_mutex_unlock(&f->lock);
