@@ -31,6 +31,9 @@ export LC_ALL
 passed=0 failed=0 skipped=0
 SKIP=77
 
+# In a case that takes an emulator minutes, and shows nothing of the instruction set that others do not: natively || return
+natively() { [ -z "${PENSTOCK_EMULATED:-}" ] || { echo "takes an emulator minutes"; return $SKIP; }; }
+
 try() {
     name=$1; shift
     case $name in *"$word"*) ;; *) return ;; esac
@@ -403,7 +406,7 @@ k3_full_t5() { # a decoder that nobody asks for
 }
 k3_file() { file_same "$K/full" -W 64 -H 64; }
 k3_budget() { # parts of a batch, bands, maps in a file: the same picture
-    [ -z "${PENSTOCK_EMULATED:-}" ] || { echo "an emulator takes ten minutes for it"; return $SKIP; }
+    natively || return
     set -- -m "$K/four" -p fox -n dog -W 512 -H 320 -b 2 --steps 1 -s 1 -q --no-cache
     penstock generate "$@" -o a.png && is 0 && penstock generate "$@" -o b.png --memory-budget 3M --json; n=$(member ../out least_bytes) || say "$n" || return 1
     for b in "$n" $((n + 4194304)) 40M; do penstock generate "$@" -o b.png -t 1 --memory-budget "$b" && is 0 && same a.png b.png || return 1; done
@@ -591,21 +594,25 @@ if_bad() { # STATUS WORD... -- ARGUMENTS
     is "$wanted" && sentence $words && [ ! -e out.png ]
 }
 if_one_file() { # all stages in a container; in two models; any threads, any budget
+    natively || return
     cascade --trace a && penstock quantize "$IF/models/both" -o c.penstock --type f32 -q && is 0 && penstock verify c.penstock && is 0 || return 1
     cascade -m c.penstock -t 3 --trace b && same a b && cascade -m "$IF/models/first" --cascade "$IF/models/second" --trace b && same a b || return 1
     cascade -m c.penstock --memory-budget 1M; is 4 && n=$(sed -n 's/.*at least \([0-9.]*[KMG]*\) is needed.*/\1/p' ../err) && [ -n "$n" ] || return 1
     cascade -m c.penstock --memory-budget "$n" -t 1 --trace b && same a b
 }
 if_encodes_once() { # the text encoder is one stage of five, and may have run elsewhere
+    natively || return
     cascade -n rain --json -b 2 --trace a && json ../out "[s['name'] for s in d['stages']] == ['text_encoder', 'unet_text', 'unet', 'stage2.unet_text', 'stage2.unet'] and d['evaluations'] == 53" || return
     penstock encode -m "$IF/models/both" -p "a red fox" -n rain -o e -q && is 0 && cascade --embeddings e -b 2 --trace b && same a b
 }
 if_together() { # each as alone, in one pass of the denoisers
+    natively || return
     printf '{"prompt": "a red fox", "seed": 3}\n{"prompt": "a dog", "negative_prompt": "rain", "seed": 4}\n' >p
     penstock generate -m "$IF/models/both" --prompt-file p --steps 3 -q -o x.png --no-cache && is 0 || return 1
     cascade -s 3 && same x.png out.png && cascade -p "a dog" -n rain -s 4 && same x_2.png out.png
 }
 if_goes_on() { # from the first stage's checkpoint; a stage alone from its own
+    natively || return
     cascade --checkpoint c && mv out.png a.png && cascade --checkpoint c && same a.png out.png && cascade && same a.png out.png || return 1
     set -- -m "$IF/models/alone" -i "$IF/pictures/small.png" --steps 8
     cascade "$@" && mv out.png a.png
