@@ -290,7 +290,7 @@ E=$FIXTURES/../taesd
 tiny_decode() { # its folder, its own file, a container of it
     penstock decode -m "$E/usual" -i "$E/expected/usual.safetensors" -o a.png -q && is 0 && penstock decode -m "$E/usual_decoder.pth" -i "$E/expected/usual.safetensors" -o b.png -q && is 0 &&
         same a.png b.png && penstock quantize "$E/usual_decoder.pth" -o m.penstock --type f32 -q && is 0 &&
-        penstock decode -m m.penstock -i "$E/expected/usual.safetensors" -o c.png -q --memory-budget 24M && is 0 && same a.png c.png || return 1
+        penstock decode -m m.penstock -i "$E/expected/usual.safetensors" -o c.png -q --memory-budget 64M && is 0 && same a.png c.png || return 1
     penstock generate -m m.penstock -p fox -o d.png; is 2 && sentence autoencoder && [ ! -e d.png ]
 }
 tiny_in_sd() { penstock quantize "$FIXTURES/../sd/models/classic" -o m.penstock --type f32 -q --component vae="$E/usual" && is 0 && penstock generate -m m.penstock -p fox --steps 2 -q -o out.png && works && pixels out.png; }
@@ -298,12 +298,12 @@ foreign_inpainting() { refused 2 paints -- generate -m "$I/inpainting.safetensor
 foreign_lcm() { refused 3 time_embedding.cond_proj -- quantize "$I/lcm.safetensors" -o m.penstock --type q8 -q; }
 foreign_picture() { # two kinds of file, with and without a budget: the same picture
     mkdir x && cp "$I/sd1_trainer.ckpt" x/a.ckpt && cp -r "$I/sd1" x/a && penstock generate -m "$I/sd1.safetensors" --tokens 5 --steps 2 -q -o a.png && is 0 &&
-        penstock generate -m x/a.ckpt --tokens 5 --steps 2 -q -o b.png && is 0 && penstock generate -m "$I/sd1.safetensors" --tokens 5 --steps 2 -q --memory-budget 40M -t 1 -o c.png && is 0 && same a.png c.png &&
+        penstock generate -m x/a.ckpt --tokens 5 --steps 2 -q -o b.png && is 0 && penstock generate -m "$I/sd1.safetensors" --tokens 5 --steps 2 -q --memory-budget 64M -t 1 -o c.png && is 0 && same a.png c.png &&
         penstock generate -m x/a.ckpt --tokens 5 --steps 2 -q -o d.png && is 0 && same b.png d.png && penstock quantize x/a.ckpt -o m.penstock --type f32 -q && is 0 &&
         penstock generate -m m.penstock --tokens 5 --steps 2 -q -o e.png && is 0 && pixels e.png
 }
 foreign_t5() { # unpacked as it is read: the same with threads, under a budget, in a container
-    penstock encode -m "$I/t5.gguf" --tokens 9 -o a -q && is 0 && penstock encode -m "$I/t5.gguf" --tokens 9 -o b -q -t 1 --memory-budget 40M && is 0 && same a b &&
+    penstock encode -m "$I/t5.gguf" --tokens 9 -o a -q && is 0 && penstock encode -m "$I/t5.gguf" --tokens 9 -o b -q -t 1 --memory-budget 64M && is 0 && same a b &&
         penstock quantize "$I/t5.gguf" -o m.penstock --type f32 -q && is 0 && penstock encode -m m.penstock --tokens 9 -o c -q && is 0 && same a c &&
         penstock quantize "$M/sigma_1024" -o n.penstock --type f32 -q --component text_encoder="$I/t5.gguf" && is 0 && penstock encode -m n.penstock --tokens 9 -o d -q && is 0 && same a d
 }
@@ -409,7 +409,7 @@ k3_budget() { # parts of a batch, bands, maps in a file: the same picture
     natively || return
     set -- -m "$K/four" -p fox -n dog -W 512 -H 320 -b 2 --steps 1 -s 1 -q --no-cache
     penstock generate "$@" -o a.png && is 0 && penstock generate "$@" -o b.png --memory-budget 3M --json; n=$(member ../out least_bytes) || say "$n" || return 1
-    for b in "$n" $((n + 4194304)) 40M; do penstock generate "$@" -o b.png -t 1 --memory-budget "$b" && is 0 && same a.png b.png || return 1; done
+    for b in "$n" $((n + 4194304)) 64M; do penstock generate "$@" -o b.png -t 1 --memory-budget "$b" && is 0 && same a.png b.png || return 1; done
 }
 k3_decode() { penstock generate -m "$K/four" -p fox -W 64 -H 64 --steps 1 -q --save-latents z -o out.png && is 0 && penstock decode -m "$K/four" -i z -o a.png -q && is 0 && penstock decode -m "$K/four/movq" -i z -o b.png -q && is 0 && same a.png b.png; }
 k3_embeddings() { # one prompt: nothing is guided away from; two: the first is

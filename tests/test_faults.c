@@ -272,7 +272,7 @@ Test(faults, stable_diffusion, .init = make_folder, .fini = remove_folder)
 Test(faults, kandinsky3, .init = make_folder, .fini = remove_folder)
 {
     char path[1024];
-    job j = {.run = generate, .model = fixture_named(path, "kandinsky3/models/full"), .stride = 47};
+    job j = {.run = generate, .model = fixture_named(path, "kandinsky3/models/full"), .stride = 131};
     every_allocation(j, 50);
     j.budget = narrow(path);
     j.stride = 71;
