@@ -7,9 +7,9 @@
 
 #include "models/net_unet.h"
 #include "models/pipe_common.h"
-#include "models/prompt_set.h"
+#include "models/pipe_picture.h"
+#include "models/pipe_request.h"
 #include "models/resume.h"
-#include "sampling/sampler.h"
 
 typedef struct cascade_stage cascade_stage;
 
@@ -18,7 +18,8 @@ typedef struct cascade_kind {
     bool (*plan)(cascade_stage *s);
     bool (*run)(cascade_stage *s);     /* s->low to s->picture */
     bool (*decode)(cascade_stage *s, const float *latents, const int64_t shape[4]); /* the last stage's latents to s->picture, and its size */
-    bool (*text)(cascade_stage *s, trace *to, bool plan_alone); /* encode; NULL: the shared text is all */
+    bool (*plan_text)(cascade_stage *s); /* encode, where there is no shared text; NULL: the shared text is all */
+    bool (*encode)(cascade_stage *s, trace *to);
     void (*close)(cascade_stage *s);
 } cascade_kind;
 
@@ -61,7 +62,6 @@ struct cascade_stage {
 };
 
 /* ---- cascade_denoise.c ---- */
-bool cascade_open_sampler(cascade_stage *s, int steps, const char *forced);
 bool cascade_plan_loop(cascade_stage *s);   /* counts the loop's memory as held, and plans the denoiser, in parts of the batch where memory is short */
 bool cascade_allocate(cascade_stage *s);
 /* Draws latents [images, channels, h, w], times the sampler's first sigma, or on top of an original (one for all). */

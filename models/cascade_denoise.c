@@ -7,17 +7,6 @@
 #include "base/mem.h"
 #include "models/cascade.h"
 
-bool cascade_open_sampler(cascade_stage *s, int steps, const char *forced)
-{
-    const request *q = &s->asked;
-    size_t bytes = 0;
-    char *config = source_read_blob(s->e.source, "scheduler/scheduler_config.json", 1 << 20, true, &bytes, s->e.st);
-    if (status_ok(s->e.st))
-        s->sampler = sampler_open_forced(config, bytes, q->sampling_method, q->scheduler, q->steps ? q->steps : steps, forced, s->e.st);
-    mem_free(config);
-    return s->sampler != NULL;
-}
-
 /* ---- planning ---- */
 
 static size_t area_of(const cascade_stage *s) { return (size_t)s->latent_height * (size_t)s->latent_width; }

@@ -11,7 +11,7 @@
 
 #include "base/mem.h"
 
-enum { MOST_IMAGES = 64, SIZES = 5, STEPS = 12, MUSE_STEPS = 16 };
+enum { SIZES = 5, STEPS = 12, MUSE_STEPS = 16 };
 static const double GUIDANCE = 10, TEMPERATURE = 2, MUSE_TEMPERATURE = 1, STRENGTH = 0.5, MASK_STRENGTH = 1;
 static const float AESTHETIC_SCORE = 6;
 
@@ -45,20 +45,15 @@ static bool read_networks(amused *p)
     char name[FILE_NAME_BYTES];
     const source *src = p->e.source;
     status *st = p->e.st;
+    const vae_config *vae = &p->decode.config;
     p->vae = source_has_component(src, "vqvae") ? "vqvae" : "vae";
+    p->decode.from_tokens = true;
     json *j = read_config(src, "transformer", "config.json", name, st);
     bool ok = j && read_transformer(p, j, name);
     json_free(j);
-    j = ok ? read_config(src, p->vae, "config.json", name, st) : NULL;
-    ok = j && vae_config_read(&p->decode.config, j, name, st);
-    json_free(j);
-    p->decode.from_tokens = true;
-    const vae_config *vae = &p->decode.config;
-    if (ok && (vae->out_channels != 3 || vae->in_channels != 3))
-        return status_set(st, STATUS_BAD_FILE, "%s: %d channels go in and %d come out, a picture has 3", name, vae->in_channels, vae->out_channels);
-    if (ok && vae->codes < p->codes)
-        return status_set(st, STATUS_BAD_FILE, "%s: the codebook has %d entries, the transformer makes tokens of %d", name, vae->codes, p->codes);
-    return ok;
+    ok = ok && vae_read(&p->decode.config, src, p->vae, true, st);
+    return ok && (vae->codes >= p->codes || status_set(st, STATUS_BAD_FILE, "%s: the codebook of %s has %d entries, the transformer makes tokens of %d", src->path, p->vae,
+                                                       vae->codes, p->codes));
 }
 
 static bool choose_size(amused *p)
@@ -67,15 +62,8 @@ static bool choose_size(amused *p)
     int factor = vae_factor(&p->decode.config), unit = p->net.resamples ? 2 * factor : factor, own = p->side * factor;
     p->width = q->width ? q->width : own;
     p->height = q->height ? q->height : own;
-    if (!amused_picture_size(p))
+    if (!amused_picture_size(p) || !size_in_range(p->width, p->height, p->e.st) || !size_divides(p->width, p->height, unit, p->e.st))
         return false;
-    if (p->width < 1 || p->height < 1 || p->width > 16384 || p->height > 16384)
-        return status_set(p->e.st, STATUS_USAGE, "size %dx%d: width and height are 1 to 16384", p->width, p->height);
-    if (p->width % unit || p->height % unit) {
-        int w = (p->width + unit / 2) / unit * unit, h = (p->height + unit / 2) / unit * unit;
-        return status_set(p->e.st, STATUS_USAGE, "size %dx%d: width and height must be multiples of %d, the nearest is %dx%d", p->width, p->height, unit,
-                          w ? w : unit, h ? h : unit);
-    }
     p->columns = p->width / factor;
     p->rows = p->height / factor;
     return !p->muse || amused_count(p) <= p->git.positions ||
@@ -118,9 +106,7 @@ static bool check_pictures(amused *p)
     p->painting = q->mask != NULL;
     if (q->refiner)
         return status_set(p->e.st, STATUS_USAGE, "--refiner: %s hands nothing over", p->e.source->path);
-    if (q->mask && !q->init)
-        return status_set(p->e.st, STATUS_USAGE, "--mask: belongs to a picture, --init-img is missing");
-    return !(q->init && q->load_latents) || status_set(p->e.st, STATUS_USAGE, "--load-latents and --init-img: both say what to begin with");
+    return begins_once(q, p->e.st);
 }
 
 static bool choose_prompts(amused *p)
@@ -128,10 +114,9 @@ static bool choose_prompts(amused *p)
     const request *q = p->e.request;
     p->guidance = isnan(q->guidance_scale) ? GUIDANCE : q->guidance_scale;
     p->guided = p->muse ? p->guidance > 0 : p->guidance > 1;
-    if (!prompt_set_open(&p->prompts, q, p->guided ? GUIDE_ALL : GUIDE_NONE, p->e.st))
-        return false;
+    bool ok = open_prompts(&p->prompts, q, p->guided ? GUIDE_ALL : GUIDE_NONE, p->e.st);
     p->images = p->prompts.images;
-    return p->images <= MOST_IMAGES || status_set(p->e.st, STATUS_USAGE, "--batch-count %d: at most %d", p->images, MOST_IMAGES);
+    return ok;
 }
 
 /* ---- one pass: `together` images from number `at` on, with both their halves ---- */
@@ -165,60 +150,44 @@ static size_t pass_bytes(const amused *p)
            (size_t)p->images * (size_t)amused_count(p) * (sizeof(masked_pick) + 4 + 8);
 }
 
-/* Plan with fewer and fewer images at once, until it fits or there is one. */
-static bool plan_denoise(amused *p)
+static bool setup(amused *p)
 {
-    status before = *p->e.st;
-    int stages = p->e.report->stages;
-    uint64_t peak = p->e.report->predicted_peak;
-    for (p->together = p->images;; ) {
-        int passes = (p->schedule.steps - p->first) * (p->images / p->together);
-        if (stage_plan(&p->denoise, &p->e, "transformer", "transformer", p->muse ? maskgit_aliases : uvit_aliases, predict_forward, p, passes) || p->e.st->code != STATUS_BUDGET || p->together == 1)
-            return status_ok(p->e.st);
-        do
-            p->together--;
-        while (p->images % p->together);
-        stage_close(&p->denoise);
-        *p->e.st = before;
-        p->e.report->stages = stages;
-        p->e.report->predicted_peak = peak;
-    }
+    const request *q = p->e.request;
+    p->start_ratio = 1;
+    if (!read_networks(p) || !check_pictures(p) || !choose_size(p) || !open_schedule(p) || !choose_steps(p) || !choose_prompts(p))
+        return false;
+    p->e.held_bytes = (size_t)p->width * (size_t)p->height * 15 * (size_t)p->images + given_bytes(q);
+    return true;
 }
 
-static bool asked(const amused *p, bool ok) { return ok || p->e.st->code == STATUS_BUDGET; }
-
-static bool setup(amused *p, const source *src, const request *q, result *report, status *st, bool muse)
+static bool amused_plan(void *self, const void *kind, bool planning)
 {
-    *p = (amused){.start_ratio = 1, .muse = muse};
-    if (!engine_open(&p->e, src, q, report, st) || !read_networks(p) || !check_pictures(p) || !choose_size(p) || !open_schedule(p) || !choose_steps(p) || !choose_prompts(p))
-        return false;
-    size_t image = (size_t)p->width * (size_t)p->height;
-    p->e.held_bytes = image * 15 * (size_t)p->images;
-    if (q->init)
-        p->e.held_bytes += (size_t)q->init->width * (size_t)q->init->height * 3;
-    if (q->mask)
-        p->e.held_bytes += (size_t)q->mask->width * (size_t)q->mask->height * 3;
-    /* all stages are asked, so that the least budget named is the least for all of them */
-    bool ok = amused_text_plan(p);
-    if (!asked(p, ok) || !amused_text_fits(p))
+    amused *p = self;
+    status *st = p->e.st;
+    (void)planning;
+    p->muse = *(const bool *)kind;
+    if (!setup(p) || (!amused_text_plan(p) && !planning_goes_on(st)) || !amused_text_fits(p))
         return false;
     p->e.held_bytes += pass_bytes(p);
-    return asked(p, amused_picture_plan(p)) && asked(p, plan_denoise(p)) &&
-           asked(p, vae_stage_plan(&p->decode, &p->e, p->vae, p->rows, p->columns, p->images)) && status_ok(st);
+    amused_picture_plan(p);
+    if (planning_goes_on(st))
+        stage_plan_parts(&p->denoise, &p->e, "transformer", p->muse ? maskgit_aliases : uvit_aliases, predict_forward, p, p->schedule.steps - p->first, p->images,
+                         &p->together);
+    if (planning_goes_on(st))
+        vae_stage_plan(&p->decode, &p->e, p->vae, p->rows, p->columns, p->images);
+    return status_ok(st);
 }
 
-static void teardown(amused *p)
+static int amused_describe(const void *self)
 {
-    amused_text_close(p);
-    prompt_set_close(&p->prompts);
-    stage_close(&p->denoise);
-    stage_close(&p->encode);
-    stage_close(&p->decode.stage);
-    noise_close(&p->noise);
-    void *all[] = {p->tokens, p->picks, p->ids, p->hidden, p->pooled, p->sizes, p->picture, p->numbers};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        mem_free(all[i]);
-    engine_close(&p->e);
+    const amused *p = self;
+    result *out = p->e.report;
+    out->guidance_scale = p->guidance;
+    out->steps = p->schedule.steps;
+    out->width = p->width;
+    out->height = p->height;
+    snprintf(out->sampler, sizeof out->sampler, "masked %s", p->schedule.linear ? "linear" : "cosine");
+    return p->schedule.steps - p->first;
 }
 
 /* ---- running ---- */
@@ -290,16 +259,12 @@ static uint64_t conditions_hash(const amused *p)
 {
     const request *q = p->e.request;
     double numbers[2] = {p->strength, q->clip_skip};
-    uint64_t h = hash_more(amused_text_hash(p), numbers, sizeof numbers);
-    const pixmap *given[2] = {q->init, q->mask};
-    for (int i = 0; i < 2; i++)
-        if (given[i])
-            h = hash_more(h, given[i]->rgb, (size_t)given[i]->width * (size_t)given[i]->height * 3);
-    return h;
+    return given_hash(hash_more(amused_text_hash(p), numbers, sizeof numbers), q);
 }
 
-static bool encode_and_denoise(amused *p)
+static bool amused_run(void *self)
 {
+    amused *p = self;
     const request *q = p->e.request;
     double t0 = now_seconds();
     bool ok = noise_open(&p->noise, p->prompts.seed, p->images, (size_t)amused_count(p), p->e.st) && allocate(p) && (!q->init || amused_picture_begin(p));
@@ -316,120 +281,55 @@ static bool encode_and_denoise(amused *p)
     return ok;
 }
 
-static bool decode_pictures(amused *p)
+static bool amused_finish(void *self)
 {
-    status *st = p->e.st;
-    float *image = mem_alloc((size_t)p->width * (size_t)p->height * 3 * (size_t)p->images, 4, "picture", st);
-    bool ok = image && vae_stage_run(&p->decode, &p->e, p->tokens, p->images, image) &&
-              trace_add(p->e.request->trace, "image", image, 4, (int64_t[]){p->images, 3, p->height, p->width}, st) &&
-              to_rgb(image, p->images, p->height, p->width, p->e.report, st);
-    mem_free(image);
-    return ok;
+    amused *p = self;
+    return vae_stage_finish(&p->decode, p->tokens, p->images);
 }
 
-static void fill_report(amused *p)
+/* ---- parts alone ---- */
+
+static bool amused_plan_text(void *self, const void *kind)
 {
-    result *out = p->e.report;
-    out->guidance_scale = p->guidance;
-    out->steps = p->schedule.steps;
-    out->seed = p->e.request->seed;
-    out->width = p->width;
-    out->height = p->height;
-    snprintf(out->sampler, sizeof out->sampler, "masked %s", p->schedule.linear ? "linear" : "cosine");
+    amused *p = self;
+    p->muse = *(const bool *)kind;
+    return open_prompts_alone(&p->prompts, p->e.request, p->e.st) && amused_text_plan(p);
 }
 
-/* ---- the row ---- */
-
-static bool generate(const source *src, const request *q, result *out, status *st, bool muse)
+static bool amused_encode(void *self, trace *to, bool wanted)
 {
-    amused *p = mem_alloc(1, sizeof *p, "pipeline", st);
-    double t0 = now_seconds();
-    bool ok = p && setup(p, src, q, out, st, muse);
-    double t1 = now_seconds();
-    ok = ok && encode_and_denoise(p);
-    double t2 = now_seconds();
-    ok = ok && decode_pictures(p);
-    if (ok) {
-        fill_report(p);
-        out->seconds_load = t1 - t0;
-        out->seconds_decode = now_seconds() - t2;
-        out->seconds_total = now_seconds() - t0;
-    }
-    if (p)
-        teardown(p);
-    mem_free(p);
-    return ok;
-}
-
-static bool plan_only(const source *src, const request *q, result *out, status *st, bool muse)
-{
-    amused *p = mem_alloc(1, sizeof *p, "pipeline", st);
-    bool ok = p && setup(p, src, q, out, st, muse);
-    if (ok) {
-        fill_report(p);
-        out->evaluations = p->schedule.steps - p->first;
-    }
-    if (p)
-        teardown(p);
-    mem_free(p);
-    return ok;
-}
-
-static bool encode_only(const source *src, const request *q, trace *to, result *out, status *st, bool muse)
-{
-    amused *p = mem_alloc(1, sizeof *p, "pipeline", st);
-    bool plan_alone = !to && !q->store && !q->cache;
-    double t0 = now_seconds();
-    if (p)
-        *p = (amused){.muse = muse};
-    bool ok = p && engine_open(&p->e, src, q, out, st) && prompt_set_open(&p->prompts, q, q->tokens ? GUIDE_NONE : GUIDE_NAMED, st) && amused_text_plan(p);
-    double t1 = now_seconds();
-    ok = ok && (plan_alone || (amused_text_run(p) && text_stage_trace(p->text, to, NULL, p->prompts.texts, true, st)));
-    out->seconds_load = t1 - t0;
-    out->seconds_encode = now_seconds() - t1;
-    out->seconds_total = now_seconds() - t0;
-    if (p)
-        teardown(p);
-    mem_free(p);
-    return ok;
+    amused *p = self;
+    return !wanted || (amused_text_run(p) && text_stage_trace(p->text, to, NULL, p->prompts.texts, true, p->e.st));
 }
 
 /* Tokens, or latents, which go to their nearest entries. */
-static bool decode_only(const source *src, const request *q, const float *latents, const int64_t shape[4], result *out, status *st, bool muse)
+static bool amused_decode(void *self, const void *kind, const float *latents, const int64_t shape[4])
 {
-    amused *p = mem_alloc(1, sizeof *p, "pipeline", st);
-    if (p)
-        *p = (amused){.muse = muse};
-    bool ok = p && engine_open(&p->e, src, q, out, st) && read_networks(p);
-    size_t count = ok ? (size_t)(shape[0] * shape[2] * shape[3]) * (size_t)(shape[1] ? shape[1] : 1) : 0;
-    ok = ok && latents_fit(src, &p->decode.config, shape, st);
-    if (ok) {
-        p->images = (int)shape[0];
-        p->rows = (int)shape[2];
-        p->columns = (int)shape[3];
-        p->decode.from_tokens = shape[1] == 0;
-        p->height = p->rows * vae_factor(&p->decode.config);
-        p->width = p->columns * vae_factor(&p->decode.config);
-        p->e.held_bytes = count * 4 + (size_t)p->images * (size_t)p->width * (size_t)p->height * 15;
-        p->tokens = mem_alloc(count, 4, "tokens", st);
-        ok = p->tokens && vae_stage_plan(&p->decode, &p->e, p->vae, p->rows, p->columns, p->images);
-    }
-    if (ok) {
-        memcpy(p->tokens, latents, count * 4);
-        ok = decode_pictures(p);
-    }
-    if (p)
-        teardown(p);
-    mem_free(p);
-    return ok;
+    amused *p = self;
+    p->muse = *(const bool *)kind;
+    return read_networks(p) && vae_decode_latents(&p->decode, &p->e, p->vae, latents, shape);
 }
 
-#define VARIANT(name, muse)                                                                                                                                       \
-    static bool name##_generate(const source *s, const request *q, result *o, status *st) { return generate(s, q, o, st, muse); }                                 \
-    static bool name##_plan(const source *s, const request *q, result *o, status *st) { return plan_only(s, q, o, st, muse); }                                    \
-    static bool name##_encode(const source *s, const request *q, trace *t, result *o, status *st) { return encode_only(s, q, t, o, st, muse); }                   \
-    static bool name##_decode(const source *s, const request *q, const float *l, const int64_t d[4], result *o, status *st) { return decode_only(s, q, l, d, o, st, muse); } \
-    const pipeline_row pipeline_##name = {#name, name##_generate, name##_encode, name##_decode, name##_plan, true};
+static void amused_close(void *self)
+{
+    amused *p = self;
+    amused_text_close(p);
+    prompt_set_close(&p->prompts);
+    stage_close(&p->denoise);
+    stage_close(&p->encode);
+    stage_close(&p->decode.stage);
+    noise_close(&p->noise);
+    void *all[] = {p->tokens, p->picks, p->ids, p->hidden, p->pooled, p->sizes, p->picture, p->numbers};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        mem_free(all[i]);
+}
+
+#define VARIANT(variant, is_muse)                                                                                                               \
+    const pipeline_row pipeline_##variant = {.name = #variant, .takes = TAKES_PICTURES | TAKES_TEMPERATURE, .many = true,                       \
+                                             .kind = &(const bool){is_muse}, .bytes = sizeof(amused), .plan = amused_plan,                      \
+                                             .describe = amused_describe, .denoise = amused_run, .finish = amused_finish,                       \
+                                             .plan_text = amused_plan_text, .encode = amused_encode, .decode = amused_decode,                   \
+                                             .close = amused_close};
 
 VARIANT(amused, false)
 VARIANT(muse, true)

@@ -10,7 +10,7 @@
 #include "models/cascade.h"
 #include "models/pipelines.h"
 
-enum { MOST_STAGES = 9, MOST_IMAGES = 64, TEXT_TOKENS = 77 };
+enum { MOST_STAGES = 9, TEXT_TOKENS = 77 };
 
 typedef struct cascade {
     engine e, text_engine;
@@ -91,27 +91,27 @@ static bool check_request(const cascade *c, const request *q, bool planning)
     status *st = c->e.st;
     if (q->refiner || (q->mask && s->enlarges))
         return status_set(st, STATUS_USAGE, "%s: %s does not take it", q->refiner ? "--refiner" : "--mask", s->e.source->path);
-    if (q->mask && !q->init)
-        return status_set(st, STATUS_USAGE, "--mask: belongs to a picture, --init-img is missing");
+    if (!begins_once(q, st))
+        return false;
     if (s->enlarges && !q->init && !planning)
         return status_set(st, STATUS_USAGE, "%s: enlarges a picture, it needs --init-img", s->e.source->path);
-    if (q->init && q->load_latents)
-        return status_set(st, STATUS_USAGE, "--load-latents and --init-img: both say what to begin with");
     for (int i = 1; i < c->stages && q->embeddings && !q->prompt && !q->items; i++)
         if (!c->stage[i].text_dim)
             return status_set(st, STATUS_USAGE, "--embeddings: %s has a text encoder of its own and needs the prompt", c->stage[i].e.source->path);
     return true;
 }
 
-static bool open_prompts(cascade *c, const request *q)
+static bool is_guided(const cascade *c)
 {
-    bool guided = false;
     for (int i = 0; i < c->stages; i++)
-        guided = guided || c->stage[i].guided;
-    if (!prompt_set_open(&c->prompts, q, guided ? GUIDE_ALL : GUIDE_NONE, c->e.st))
-        return false;
-    if (c->prompts.images > MOST_IMAGES)
-        return status_set(c->e.st, STATUS_USAGE, "--batch-count %d: at most %d", c->prompts.images, MOST_IMAGES);
+        if (c->stage[i].guided)
+            return true;
+    return false;
+}
+
+/* What the stages share. */
+static bool hand_out(cascade *c, const request *q)
+{
     for (int i = 0; i < c->stages; i++) {
         cascade_stage *s = &c->stage[i];
         s->images = c->prompts.images;
@@ -211,22 +211,24 @@ static bool choose_sizes(cascade *c, const request *q)
     if (!q->width && !q->height)
         return check_sizes(c, q);
     int width = q->width ? q->width : last->width, height = q->height ? q->height : last->height, unit = 1;
-    if (width > 16384 || height > 16384)
-        return status_set(c->e.st, STATUS_USAGE, "size %dx%d: width and height are 1 to 16384", width, height);
+    if (!size_in_range(width, height, c->e.st))
+        return false;
     if (c->stage[0].enlarges)
         size_of_input(&c->stage[0], q);
     if (sizes_back(c, width, height))
         return true;
     while (unit < 16384 && !sizes_back(c, unit, unit))
         unit++;
-    int w = (width + unit / 2) / unit * unit, h = (height + unit / 2) / unit * unit;
-    return status_set(c->e.st, STATUS_USAGE, "size %dx%d: width and height must be multiples of %d, the nearest is %dx%d", width, height, unit, w ? w : unit, h ? h : unit);
+    return size_divides(width, height, unit, c->e.st) &&
+           status_set(c->e.st, STATUS_BAD_FILE, "%s: the stages behind it make pictures of no size, neither %dx%d", c->stage[0].e.source->path, width, height);
 }
 
-static bool setup(cascade *c, const source *src, const request *q, result *report, status *st, bool planning)
+/* planning: a picture to enlarge may be missing. */
+static bool setup(cascade *c, bool planning)
 {
-    *c = (cascade){.parts = 0};
-    return engine_open(&c->e, src, q, report, st) && add_stages(c, src, q) && check_request(c, q, planning) && open_prompts(c, q) && choose_sizes(c, q);
+    const request *q = c->e.request;
+    return add_stages(c, c->e.source, q) && check_request(c, q, planning) && open_prompts(&c->prompts, q, is_guided(c) ? GUIDE_ALL : GUIDE_NONE, c->e.st) &&
+           hand_out(c, q) && choose_sizes(c, q);
 }
 
 /* ---- planning ---- */
@@ -245,14 +247,14 @@ static bool plan_text(cascade *c, const request *q)
         return true;
     if (!has)
         return status_set(st, STATUS_BAD_FILE, "%s: has no text_encoder", wants->e.source->path);
-    int most = q->max_sequence_length ? q->max_sequence_length : TEXT_TOKENS;
-    if (most > 4096)
-        return status_set(st, STATUS_USAGE, "--max-sequence-length %d: at most 4096", most);
+    int most = prompt_length(q, TEXT_TOKENS, st);
+    if (!most)
+        return false;
     c->text_engine = c->e;
     c->text_engine.source = has->e.source;
     c->text.padded = true;
     bool ok = t5_text_plan(&c->text, &c->text_engine, "text_encoder", "tokenizer", c->prompts.text, c->prompts.texts, most, true);
-    if (!ok && st->code != STATUS_BUDGET)
+    if (!ok && !planning_goes_on(st))
         return false;
     c->text_planned = true;
     text_stage_report_cut(&c->text.text, q, &c->prompts);
@@ -328,6 +330,7 @@ static float *given_pictures(const cascade *c, const request *q)
     return NULL;
 }
 
+/* The last stage keeps its picture, those before hand theirs on. */
 static bool run_stages(cascade *c, const request *q)
 {
     float *low = c->stage[0].enlarges ? given_pictures(c, q) : NULL;
@@ -337,131 +340,109 @@ static bool run_stages(cascade *c, const request *q)
         s->low = low;
         ok = s->kind->run(s);
         mem_free(low);
+        s->low = low = NULL;
+        if (s->last)
+            break;
         low = s->picture;
-        s->low = NULL;
-        if (!s->last)
-            s->picture = NULL;
-        if (ok && !s->last)
+        s->picture = NULL;
+        if (ok)
             s->kind->close(s);
     }
-    if (!ok)
-        mem_free(low);
+    mem_free(low);
     return ok;
 }
 
-static bool finish(cascade_stage *s)
+/* ---- the row ---- */
+
+static bool cascade_plan(void *self, const void *kind, bool planning)
 {
-    const int64_t shape[4] = {s->images, 3, s->height, s->width};
-    return trace_add(s->asked.trace, "image", s->picture, 4, shape, s->e.st) && to_rgb(s->picture, s->images, s->height, s->width, s->e.report, s->e.st);
+    cascade *c = self;
+    (void)kind;
+    return setup(c, planning) && plan_all(c, c->e.request);
 }
 
-static void fill_report(const cascade *c, const request *q)
+static int cascade_describe(const void *self)
 {
+    const cascade *c = self;
     const cascade_stage *s = &c->stage[0], *last = &c->stage[c->stages - 1];
-    result *out = c->e.report;
-    out->guidance_scale = s->guidance;
-    out->seed = q->seed;
-    out->width = last->width;
-    out->height = last->height;
-    out->steps = sampler_steps(s->sampler);
-    snprintf(out->sampler, sizeof out->sampler, "%s", sampler_about(s->sampler)->method);
+    int evaluations = 0;
+    report_settings(c->e.report, s->sampler, s->guidance, last->width, last->height);
+    for (int i = 0; i < c->stages; i++)
+        evaluations += sampler_calls(c->stage[i].sampler) - c->stage[i].begin;
+    return evaluations;
 }
 
-static void teardown(cascade *c)
+/* Stages that encode or decode by themselves add it to the report. */
+static bool cascade_run(void *self)
 {
+    cascade *c = self;
+    result *out = c->e.report;
+    double t0 = now_seconds();
+    bool ok = run_text(c, c->e.request);
+    out->seconds_encode += now_seconds() - t0;
+    ok = ok && run_stages(c, c->e.request);
+    out->seconds_denoise = now_seconds() - t0 - out->seconds_encode - out->seconds_decode;
+    return ok;
+}
+
+static bool cascade_finish(void *self)
+{
+    cascade *c = self;
+    const cascade_stage *s = &c->stage[c->stages - 1];
+    return finish_pictures(&s->e, s->picture, s->images, s->height, s->width);
+}
+
+/* ---- parts alone ---- */
+
+/* The shared text; of a cascade without any, that of its first stage. */
+static bool cascade_plan_text(void *self, const void *kind)
+{
+    cascade *c = self;
+    const request *q = c->e.request;
+    (void)kind;
+    if (!add_stages(c, c->e.source, q) || !open_prompts_alone(&c->prompts, q, c->e.st) || !hand_out(c, q) || !plan_text(c, q))
+        return false;
+    return c->text_planned || c->stage[0].kind->plan_text(&c->stage[0]);
+}
+
+static bool cascade_encode(void *self, trace *to, bool wanted)
+{
+    cascade *c = self;
+    text_stage *t = &c->text.text;
+    if (!wanted)
+        return true;
+    if (!c->text_planned)
+        return c->stage[0].kind->encode(&c->stage[0], to);
+    return text_stage_run(t) && text_stage_trace(t, to, NULL, t->tokens.count, true, c->e.st);
+}
+
+/* Latents are the last stage's. */
+static bool cascade_decode(void *self, const void *kind, const float *latents, const int64_t shape[4])
+{
+    cascade *c = self;
+    (void)kind;
+    if (!add_stages(c, c->e.source, c->e.request) || !latents_in_range(shape, c->e.st))
+        return false;
+    cascade_stage *s = &c->stage[c->stages - 1];
+    s->images = (int)shape[0];
+    return s->kind->decode(s, latents, shape) && cascade_finish(c);
+}
+
+static void cascade_close(void *self)
+{
+    cascade *c = self;
     for (int i = 0; i < c->stages; i++) {
         if (c->stage[i].kind)
             c->stage[i].kind->close(&c->stage[i]);
-        if (c->stage[i].last)
-            mem_free(c->stage[i].picture);
+        mem_free(c->stage[i].picture);
     }
     text_stage_close(&c->text.text);
     noise_close(&c->noise);
     prompt_set_close(&c->prompts);
     for (int i = 0; i < c->parts; i++)
         source_close(c->part[i]);
-    engine_close(&c->e);
 }
 
-static bool cascade_generate(const source *src, const request *q, result *out, status *st)
-{
-    cascade *c = mem_alloc(1, sizeof *c, "pipeline", st);
-    double t0 = now_seconds();
-    bool ok = c && setup(c, src, q, out, st, false) && plan_all(c, q);
-    if (ok)
-        fill_report(c, q); /* the first stage is closed in the end */
-    double t1 = now_seconds();
-    ok = ok && run_text(c, q);
-    double t2 = now_seconds();
-    ok = ok && run_stages(c, q) && finish(&c->stage[c->stages - 1]);
-    double t3 = now_seconds();
-    if (ok) {
-        out->seconds_load = t1 - t0;
-        out->seconds_encode += t2 - t1;
-        out->seconds_denoise = t3 - t1 - out->seconds_encode - out->seconds_decode;
-        out->seconds_total = t3 - t0;
-    }
-    if (c)
-        teardown(c);
-    mem_free(c);
-    return ok;
-}
-
-static bool cascade_plan(const source *src, const request *q, result *out, status *st)
-{
-    cascade *c = mem_alloc(1, sizeof *c, "pipeline", st);
-    bool ok = c && setup(c, src, q, out, st, true) && plan_all(c, q);
-    if (ok) {
-        fill_report(c, q);
-        for (int i = 0; i < c->stages; i++)
-            out->evaluations += sampler_calls(c->stage[i].sampler) - c->stage[i].begin;
-    }
-    if (c)
-        teardown(c);
-    mem_free(c);
-    return ok;
-}
-
-/* Latents are the last stage's. */
-static bool cascade_decode(const source *src, const request *q, const float *latents, const int64_t shape[4], result *out, status *st)
-{
-    cascade *c = mem_alloc(1, sizeof *c, "pipeline", st);
-    bool ok = c && engine_open(&c->e, src, q, out, st) && add_stages(c, src, q);
-    if (ok) {
-        cascade_stage *s = &c->stage[c->stages - 1];
-        s->images = (int)shape[0];
-        ok = s->kind->decode(s, latents, shape) && finish(s);
-    }
-    if (c)
-        teardown(c);
-    mem_free(c);
-    return ok;
-}
-
-/* The shared text; of a cascade without any, that of its first stage. */
-static bool cascade_encode(const source *src, const request *q, trace *to, result *out, status *st)
-{
-    cascade *c = mem_alloc(1, sizeof *c, "pipeline", st);
-    bool plan_alone = !to && !q->store && !q->cache;
-    double t0 = now_seconds();
-    bool ok = c && engine_open(&c->e, src, q, out, st) && add_stages(c, src, q) && open_prompts(c, q);
-    if (ok) { /* what is encoded does not depend on guidance */
-        prompt_set_close(&c->prompts);
-        ok = prompt_set_open(&c->prompts, q, q->tokens ? GUIDE_NONE : GUIDE_NAMED, st);
-    }
-    double t1 = now_seconds();
-    ok = ok && plan_text(c, q);
-    if (ok && c->text_planned)
-        ok = (plan_alone || text_stage_run(&c->text.text)) && text_stage_trace(&c->text.text, to, NULL, c->text.text.tokens.count, true, st);
-    else if (ok)
-        ok = c->stage[0].kind->text(&c->stage[0], to, plan_alone);
-    out->seconds_load = t1 - t0;
-    out->seconds_encode = now_seconds() - t1;
-    out->seconds_total = now_seconds() - t0;
-    if (c)
-        teardown(c);
-    mem_free(c);
-    return ok;
-}
-
-const pipeline_row pipeline_cascade = {"cascade", cascade_generate, cascade_encode, cascade_decode, cascade_plan, true};
+const pipeline_row pipeline_cascade = {.name = "cascade", .takes = TAKES_PICTURES | TAKES_STAGES, .many = true, .bytes = sizeof(cascade),
+                                       .plan = cascade_plan, .describe = cascade_describe, .denoise = cascade_run, .finish = cascade_finish,
+                                       .plan_text = cascade_plan_text, .encode = cascade_encode, .decode = cascade_decode, .close = cascade_close};

@@ -1,4 +1,5 @@
-/* pipe_common.h: what pipelines share besides networks: reading configs, noise, guidance, pictures. */
+/* pipe_common.h: what pipelines share besides networks: reading configs, T5, noise. What they ask of a request is in pipe_request.h, latents to pictures in
+ * pipe_picture.h. */
 #ifndef PENSTOCK_PIPE_COMMON_H
 #define PENSTOCK_PIPE_COMMON_H
 
@@ -6,7 +7,6 @@
 #include "base/trace.h"
 #include "import/json.h"
 #include "models/net_t5.h"
-#include "models/net_vae.h"
 #include "models/stage.h"
 #include "models/text_stage.h"
 #include "text/tokenizer.h"
@@ -39,25 +39,5 @@ typedef struct noise_source {
 bool noise_open(noise_source *n, const uint64_t *seed, int images, size_t per_image, status *st);
 void noise_close(noise_source *n);
 void noise_draw(void *ctx, float *out, size_t count); /* a sampler_noise */
-
-/* ---- pictures ---- */
-typedef struct vae_stage {
-    vae_config config;
-    int height, width;  /* of the latents */
-    bool from_tokens;   /* what is decoded are numbers of codebook entries */
-    stage stage;
-} vae_stage;
-/* Can this decoder take latents (or tokens: 0 channels) of that shape? */
-bool latents_fit(const source *src, const vae_config *c, const int64_t shape[4], status *st);
-bool vae_stage_plan(vae_stage *v, engine *e, const char *component, int latent_height, int latent_width, int images);
-/* latents [images, channels, h, w], scaled as the denoiser has them, or tokens [images, h, w]; image [images, 3, H, W] in -1..1 */
-bool vae_stage_picture(vae_stage *v, const float *latents, float *image); /* one, in a stage that is open */
-bool vae_stage_run(vae_stage *v, engine *e, const float *latents, int images, float *image);
-
-/* diffusers' resize_and_crop_tensor: bilinear (no antialias, half-pixel centres) to cover, then the middle. [3, h, w] -> [3, height, width]; out is the caller's. */
-void resize_and_crop(const float *image, int h, int w, float *out, int height, int width, float *tmp);
-size_t resize_floats(int h, int w, int height, int width); /* of tmp */
-/* [images, 3, h, w] in -1..1 to result.rgb */
-bool to_rgb(const float *image, int images, int height, int width, result *out, status *st);
 
 #endif

@@ -77,7 +77,8 @@ static bool if_read(cascade_stage *s)
     s->own_size = s->unet.sample_size;
     s->unit = 1 << (s->unet.levels - 1);
     s->text_dim = s->unet.text_dim;
-    return cascade_open_sampler(s, d->steps, NULL) && (!s->enlarges || open_noising(s, p));
+    s->sampler = open_sampler(s->e.source, q, d->steps, NULL, true, st);
+    return s->sampler && (!s->enlarges || open_noising(s, p));
 }
 
 /* ---- planning ---- */
@@ -257,12 +258,7 @@ static bool begin_from_picture(cascade_stage *s, pixels *p)
 
 static uint64_t conditions_hash(const cascade_stage *s, const pixels *p)
 {
-    const pixmap *given[2] = {s->asked.init, s->asked.mask};
-    uint64_t h = hash_more(text_stage_hash(s->text), &p->strength, sizeof p->strength);
-    for (int i = 0; i < 2; i++)
-        if (given[i])
-            h = hash_more(h, given[i]->rgb, (size_t)given[i]->width * (size_t)given[i]->height * 3);
-    return h;
+    return given_hash(hash_more(text_stage_hash(s->text), &p->strength, sizeof p->strength), &s->asked);
 }
 
 static bool if_run(cascade_stage *s)
@@ -314,4 +310,4 @@ static void if_close(cascade_stage *s)
     s->own = NULL;
 }
 
-const cascade_kind cascade_if = {if_read, if_plan, if_run, if_decode, NULL, if_close};
+const cascade_kind cascade_if = {if_read, if_plan, if_run, if_decode, NULL, NULL, if_close};

@@ -4,25 +4,22 @@
  * unconditional half is zeros, all hidden. Guidance is (g + 1) * conditional - g * unconditional. Latents are an eighth of the size asked for, rounded up to
  * multiples of eight, whatever the decoder makes of them. The original (--null-embedding) has other unconditional rows: see net_kandinsky3.h. */
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "models/net_kandinsky3.h"
 #include "models/pipe_common.h"
+#include "models/pipe_picture.h"
+#include "models/pipe_request.h"
 #include "models/pipelines.h"
-#include "models/prompt_set.h"
 #include "models/resume.h"
-#include "models/tensor_file.h"
-#include "sampling/sampler.h"
 
-enum { MOST_IMAGES = 64, MOST_TOKENS = 128, OWN_SIZE = 1024, OWN_STEPS = 25, UNIT = 8 };
+enum { MOST_TOKENS = 128, OWN_SIZE = 1024, OWN_STEPS = 25, UNIT = 8 };
 static const double OWN_GUIDANCE = 3, OWN_STRENGTH = 0.3;
 
 typedef struct kandinsky3 {
     engine e;
     kandinsky3_config unet;
-    vae_config movq;
     double guidance, strength;
     bool guided;
     int width, height, latent_width, latent_height, images, batch; /* batch: 2 * images when guided */
@@ -52,20 +49,14 @@ static bool read_configs(kandinsky3 *p)
     char name[FILE_NAME_BYTES];
     const source *src = p->e.source;
     status *st = p->e.st;
+    const vae_config *movq = &p->decode.config;
     json *j = read_config(src, "unet", "config.json", name, st);
     bool ok = j && kandinsky3_config_read(&p->unet, j, name, st);
     json_free(j);
-    j = ok ? read_config(src, "movq", "config.json", name, st) : NULL;
-    ok = j && vae_config_read(&p->movq, j, name, st);
-    json_free(j);
-    if (ok && p->movq.latent_channels != p->unet.in_channels)
-        return status_set(st, STATUS_BAD_FILE, "%s: the decoder has %d latent channels, the UNet %d", src->path, p->movq.latent_channels, p->unet.in_channels);
-    if (ok && (p->movq.out_channels != 3 || p->movq.in_channels != 3))
-        return status_set(st, STATUS_BAD_FILE, "%s: %d channels go in and %d come out, a picture has 3", name, p->movq.in_channels, p->movq.out_channels);
-    if (ok && !p->movq.spatial)
-        return status_set(st, STATUS_BAD_FILE, "%s: norm_type is not spatial, as MoVQ's is", name);
-    p->decode.config = p->movq;
-    return ok;
+    ok = ok && vae_read(&p->decode.config, src, "movq", true, st);
+    if (ok && movq->latent_channels != p->unet.in_channels)
+        return status_set(st, STATUS_BAD_FILE, "%s: the decoder has %d latent channels, the UNet %d", src->path, movq->latent_channels, p->unet.in_channels);
+    return ok && (movq->spatial || status_set(st, STATUS_BAD_FILE, "%s: movq: norm_type is not spatial, as MoVQ's is", src->path));
 }
 
 static int round_up_to(int n, int unit) { return (n + unit - 1) / unit * unit; }
@@ -76,9 +67,9 @@ static int from_picture(int asked, int own, int unit) { return asked ? round_up_
 static bool choose_size(kandinsky3 *p)
 {
     const request *q = p->e.request;
-    int factor = vae_factor(&p->movq), unit = factor * kandinsky3_unit(&p->unet);
-    if (q->width < 0 || q->height < 0 || q->width > 16384 || q->height > 16384)
-        return status_set(p->e.st, STATUS_USAGE, "size %dx%d: width and height are 1 to 16384", q->width, q->height);
+    int factor = vae_factor(&p->decode.config), unit = factor * kandinsky3_unit(&p->unet);
+    if (!size_in_range(q->width ? q->width : OWN_SIZE, q->height ? q->height : OWN_SIZE, p->e.st))
+        return false;
     if (q->init) {
         p->latent_width = from_picture(q->width, q->init->width, unit) / factor;
         p->latent_height = from_picture(q->height, q->init->height, unit) / factor;
@@ -93,22 +84,16 @@ static bool choose_size(kandinsky3 *p)
     return true;
 }
 
-static bool open_sampler(kandinsky3 *p)
+static bool choose_calls(kandinsky3 *p)
 {
     const request *q = p->e.request;
-    size_t bytes = 0;
-    char *config = source_read_blob(p->e.source, "scheduler/scheduler_config.json", 1 << 20, true, &bytes, p->e.st);
-    p->sampler = status_ok(p->e.st) ? sampler_open(config, bytes, q->sampling_method, q->scheduler, q->steps ? q->steps : OWN_STEPS, p->e.st) : NULL;
-    mem_free(config);
-    if (p->sampler && sampler_wants_variance(p->sampler))
-        return status_set(p->e.st, STATUS_USAGE, "--sampling-method %s with a learned variance does not go with this model", sampler_about(p->sampler)->method);
+    p->sampler = open_sampler(p->e.source, q, OWN_STEPS, NULL, false, p->e.st);
     if (!p->sampler)
         return false;
     p->strength = isnan(q->strength) ? OWN_STRENGTH : q->strength;
     p->first = q->init ? sampler_begin_at(p->sampler, p->strength) : 0;
-    if (p->first >= sampler_calls(p->sampler))
-        return status_set(p->e.st, STATUS_USAGE, "--strength %g: of %d steps none is left to do", p->strength, sampler_steps(p->sampler));
-    return true;
+    return p->first < sampler_calls(p->sampler) ||
+           status_set(p->e.st, STATUS_USAGE, "--strength %g: of %d steps none is left to do", p->strength, sampler_steps(p->sampler));
 }
 
 static bool check_request(const kandinsky3 *p)
@@ -119,22 +104,7 @@ static bool check_request(const kandinsky3 *p)
         return status_set(p->e.st, STATUS_USAGE, "%s: %s makes pictures from text and from pictures alone", other, p->e.source->path);
     if (q->null_embedding && !source_lacks_weights(p->e.source, "unet") && !source_find(p->e.source, "unet", kandinsky3_null))
         return status_set(p->e.st, STATUS_USAGE, "--null-embedding: %s holds no tensor unet/%s", p->e.source->path, kandinsky3_null);
-    if (q->init && q->load_latents)
-        return status_set(p->e.st, STATUS_USAGE, "--load-latents and --init-img: both say what to begin with");
-    return true;
-}
-
-/* Does --embeddings bring an unconditional half? */
-static bool negative_given(const kandinsky3 *p)
-{
-    tensor_file f;
-    if (!p->e.request->embeddings)
-        return false;
-    bool open = tensor_file_open(&f, p->e.request->embeddings, p->e.st);
-    const safetensor *t = open ? safetensors_find(f.table, "text.text_encoder") : NULL;
-    bool two = t && t->dims == 3 && t->shape[0] == 2;
-    tensor_file_close(&f);
-    return two;
+    return begins_once(q, p->e.st);
 }
 
 static bool choose_guidance(kandinsky3 *p)
@@ -142,22 +112,21 @@ static bool choose_guidance(kandinsky3 *p)
     const request *q = p->e.request;
     p->guidance = isnan(q->guidance_scale) ? OWN_GUIDANCE : q->guidance_scale;
     p->guided = p->guidance > 1;
-    prompt_guidance g = !p->guided ? GUIDE_NONE : negative_given(p) ? GUIDE_ALL : GUIDE_NAMED;
-    if (!status_ok(p->e.st) || !prompt_set_open(&p->prompts, q, g, p->e.st))
+    prompt_guidance g = !p->guided ? GUIDE_NONE : negative_given(q, "text.text_encoder", p->e.st) ? GUIDE_ALL : GUIDE_NAMED;
+    if (!status_ok(p->e.st) || !open_prompts(&p->prompts, q, g, p->e.st))
         return false;
     p->images = p->prompts.images;
     p->batch = p->images * (p->guided ? 2 : 1);
-    return p->images <= MOST_IMAGES || status_set(p->e.st, STATUS_USAGE, "--batch-count %d: at most %d", p->images, MOST_IMAGES);
+    return true;
 }
 
-static bool setup(kandinsky3 *p, const source *src, const request *q, result *report, status *st)
+static bool setup(kandinsky3 *p)
 {
-    if (!engine_open(&p->e, src, q, report, st) || !read_configs(p) || !check_request(p) || !choose_size(p) || !choose_guidance(p) || !open_sampler(p))
+    if (!read_configs(p) || !check_request(p) || !choose_size(p) || !choose_guidance(p) || !choose_calls(p))
         return false;
     size_t n = latent_floats(p), image = (size_t)p->width * (size_t)p->height;
-    p->e.held_bytes += 4 * n * (size_t)(p->images * 2 + p->batch * 2) + sampler_state_bytes(p->sampler, (size_t)p->images, n) + image * 15 * (size_t)p->images;
-    if (q->init)
-        p->e.held_bytes += (size_t)q->init->width * (size_t)q->init->height * 3;
+    p->e.held_bytes += 4 * n * (size_t)(p->images * 2 + p->batch * 2) + sampler_state_bytes(p->sampler, (size_t)p->images, n) + image * 15 * (size_t)p->images +
+                       given_bytes(p->e.request);
     return true;
 }
 
@@ -166,10 +135,8 @@ static bool setup(kandinsky3 *p, const source *src, const request *q, result *re
 static bool plan_text(kandinsky3 *p)
 {
     const request *q = p->e.request;
-    int most = q->max_sequence_length ? q->max_sequence_length : MOST_TOKENS;
-    if (most > 4096)
-        return status_set(p->e.st, STATUS_USAGE, "--max-sequence-length %d: at most 4096", most);
-    bool ok = t5_text_plan(&p->text_encoder, &p->e, "text_encoder", "tokenizer", p->prompts.text, p->prompts.texts, most, false);
+    int most = prompt_length(q, MOST_TOKENS, p->e.st);
+    bool ok = most && t5_text_plan(&p->text_encoder, &p->e, "text_encoder", "tokenizer", p->prompts.text, p->prompts.texts, most, false);
     if (ok)
         text_stage_report_cut(&p->text_encoder.text, q, &p->prompts);
     if (ok && p->text_encoder.config.d_model != p->unet.text_dim)
@@ -243,7 +210,7 @@ static void unet_forward(run *r, const void *ctx)
 static void encode_forward(run *r, const void *ctx)
 {
     const kandinsky3 *p = ctx;
-    vae_encode(r, &p->movq, p->picture, 1, p->height, p->width, p->picture_latents);
+    vae_encode(r, &p->decode.config, p->picture, 1, p->height, p->width, p->picture_latents);
 }
 
 static bool plan_picture(kandinsky3 *p)
@@ -254,17 +221,27 @@ static bool plan_picture(kandinsky3 *p)
     return stage_plan(&p->encode, &p->e, "movq", "movq_encoder", vae_aliases, encode_forward, p, 1);
 }
 
-static bool asked(const kandinsky3 *p, bool ok) { return ok || p->e.st->code == STATUS_BUDGET; }
-
-/* All stages are asked, so that the least budget named is the least for all of them. */
-static bool plan_all(kandinsky3 *p)
+static bool kandinsky3_plan(void *self, const void *kind, bool planning)
 {
-    if (!asked(p, plan_text(p)))
+    kandinsky3 *p = self;
+    status *st = p->e.st;
+    (void)kind, (void)planning;
+    if (!setup(p) || (!plan_text(p) && !planning_goes_on(st)))
         return false;
     measure_text(p);
-    return asked(p, plan_picture(p)) &&
-           asked(p, stage_plan_parts(&p->denoise, &p->e, "unet", kandinsky3_aliases, unet_forward, p, sampler_calls(p->sampler) - p->first, p->batch, &p->rows)) &&
-           asked(p, vae_stage_plan(&p->decode, &p->e, "movq", p->latent_height, p->latent_width, p->images)) && status_ok(p->e.st);
+    plan_picture(p);
+    if (planning_goes_on(st))
+        stage_plan_parts(&p->denoise, &p->e, "unet", kandinsky3_aliases, unet_forward, p, sampler_calls(p->sampler) - p->first, p->batch, &p->rows);
+    if (planning_goes_on(st))
+        vae_stage_plan(&p->decode, &p->e, "movq", p->latent_height, p->latent_width, p->images);
+    return status_ok(st);
+}
+
+static int kandinsky3_describe(const void *self)
+{
+    const kandinsky3 *p = self;
+    report_settings(p->e.report, p->sampler, p->guidance, p->width, p->height);
+    return sampler_calls(p->sampler) - p->first;
 }
 
 /* ---- a picture to begin with ---- */
@@ -365,20 +342,17 @@ static bool denoise(kandinsky3 *p, int first)
 /* One number for all that the UNet is told besides latents and timesteps. */
 static uint64_t conditions_hash(const kandinsky3 *p)
 {
-    const pixmap *init = p->e.request->init;
+    const request *q = p->e.request;
     uint64_t h = text_stage_hash(&p->text_encoder.text);
-    if (p->e.request->null_embedding)
+    if (q->null_embedding)
         h = hash_more(h, kandinsky3_null, sizeof "null_embedding");
-    if (init) {
-        h = hash_more(h, &p->strength, sizeof p->strength);
-        h = hash_more(h, init->rgb, (size_t)init->width * (size_t)init->height * 3);
-    }
-    return h;
+    return q->init ? given_hash(hash_more(h, &p->strength, sizeof p->strength), q) : h;
 }
 
 /* Where to begin, the text, then the loop. */
-static bool encode_and_denoise(kandinsky3 *p)
+static bool kandinsky3_run(void *self)
 {
+    kandinsky3 *p = self;
     result *out = p->e.report;
     const request *q = p->e.request;
     double t0 = now_seconds();
@@ -401,21 +375,37 @@ static bool encode_and_denoise(kandinsky3 *p)
     return ok;
 }
 
-/* ---- entry points ---- */
-
-static bool decode_pictures(kandinsky3 *p)
+static bool kandinsky3_finish(void *self)
 {
-    status *st = p->e.st;
-    float *image = mem_alloc((size_t)p->width * (size_t)p->height * 3 * (size_t)p->images, 4, "picture", st);
-    bool ok = image && vae_stage_run(&p->decode, &p->e, p->latents, p->images, image) &&
-              trace_add(p->e.request->trace, "image", image, 4, (int64_t[]){p->images, 3, p->height, p->width}, st) &&
-              to_rgb(image, p->images, p->height, p->width, p->e.report, st);
-    mem_free(image);
-    return ok;
+    kandinsky3 *p = self;
+    return vae_stage_finish(&p->decode, p->latents, p->images);
 }
 
-static void teardown(kandinsky3 *p)
+/* ---- parts alone ---- */
+
+static bool kandinsky3_plan_text(void *self, const void *kind)
 {
+    kandinsky3 *p = self;
+    (void)kind;
+    return read_configs(p) && open_prompts_alone(&p->prompts, p->e.request, p->e.st) && plan_text(p);
+}
+
+static bool kandinsky3_encode(void *self, trace *to, bool wanted)
+{
+    text_stage *t = &((kandinsky3 *)self)->text_encoder.text;
+    return !wanted || (text_stage_run(t) && text_stage_trace(t, to, NULL, t->tokens.count, true, t->e->st));
+}
+
+static bool kandinsky3_decode(void *self, const void *kind, const float *latents, const int64_t shape[4])
+{
+    kandinsky3 *p = self;
+    (void)kind;
+    return read_configs(p) && vae_decode_latents(&p->decode, &p->e, "movq", latents, shape);
+}
+
+static void kandinsky3_close(void *self)
+{
+    kandinsky3 *p = self;
     text_stage_close(&p->text_encoder.text);
     prompt_set_close(&p->prompts);
     stage_close(&p->encode);
@@ -426,93 +416,8 @@ static void teardown(kandinsky3 *p)
     float *all[] = {p->latents, p->input, p->predicted, p->guided_noise, p->text};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         mem_free(all[i]);
-    engine_close(&p->e);
-    mem_free(p);
 }
 
-static void fill_report(kandinsky3 *p)
-{
-    result *out = p->e.report;
-    out->guidance_scale = p->guidance;
-    out->steps = sampler_steps(p->sampler);
-    out->seed = p->e.request->seed;
-    out->width = p->width;
-    out->height = p->height;
-    snprintf(out->sampler, sizeof out->sampler, "%s", sampler_about(p->sampler)->method);
-}
-
-static bool kandinsky3_generate(const source *src, const request *q, result *out, status *st)
-{
-    double t0 = now_seconds();
-    kandinsky3 *p = mem_alloc(1, sizeof *p, "pipeline", st);
-    bool ok = p && setup(p, src, q, out, st) && plan_all(p);
-    double t1 = now_seconds();
-    ok = ok && encode_and_denoise(p);
-    double t2 = now_seconds();
-    ok = ok && decode_pictures(p);
-    if (ok) {
-        fill_report(p);
-        out->seconds_load = t1 - t0;
-        out->seconds_decode = now_seconds() - t2;
-        out->seconds_total = now_seconds() - t0;
-    }
-    if (p)
-        teardown(p);
-    return ok;
-}
-
-static bool kandinsky3_plan(const source *src, const request *q, result *out, status *st)
-{
-    kandinsky3 *p = mem_alloc(1, sizeof *p, "pipeline", st);
-    bool ok = p && setup(p, src, q, out, st) && plan_all(p);
-    if (ok) {
-        fill_report(p);
-        out->evaluations = sampler_calls(p->sampler) - p->first;
-    }
-    if (p)
-        teardown(p);
-    return ok;
-}
-
-static bool kandinsky3_encode(const source *src, const request *q, trace *to, result *out, status *st)
-{
-    bool plan_alone = !to && !q->store && !q->cache;
-    double t0 = now_seconds();
-    kandinsky3 *p = mem_alloc(1, sizeof *p, "pipeline", st);
-    bool ok = p && engine_open(&p->e, src, q, out, st) && read_configs(p) && prompt_set_open(&p->prompts, q, q->tokens ? GUIDE_NONE : GUIDE_NAMED, st) && plan_text(p);
-    text_stage *t = p ? &p->text_encoder.text : NULL;
-    double t1 = now_seconds();
-    ok = ok && (plan_alone || text_stage_run(t)) && text_stage_trace(t, to, NULL, t->tokens.count, true, st);
-    out->seconds_load = t1 - t0;
-    out->seconds_encode = now_seconds() - t1;
-    out->seconds_total = now_seconds() - t0;
-    if (p)
-        teardown(p);
-    return ok;
-}
-
-static bool kandinsky3_decode(const source *src, const request *q, const float *latents, const int64_t shape[4], result *out, status *st)
-{
-    kandinsky3 *p = mem_alloc(1, sizeof *p, "pipeline", st);
-    bool ok = p && engine_open(&p->e, src, q, out, st) && read_configs(p);
-    if (ok && shape[1] != p->movq.latent_channels)
-        ok = status_set(st, STATUS_BAD_FILE, "the latents have %lld channels, %s decodes %d", (long long)shape[1], src->path, p->movq.latent_channels);
-    if (ok) {
-        p->images = (int)shape[0];
-        p->latent_height = (int)shape[2];
-        p->latent_width = (int)shape[3];
-        p->height = p->latent_height * vae_factor(&p->movq);
-        p->width = p->latent_width * vae_factor(&p->movq);
-        p->e.held_bytes += (size_t)p->images * (latent_floats(p) * 4 + (size_t)p->width * (size_t)p->height * 15);
-        p->latents = mem_alloc(latent_floats(p) * (size_t)p->images, 4, "latents", st);
-        ok = p->latents && vae_stage_plan(&p->decode, &p->e, "movq", p->latent_height, p->latent_width, p->images);
-    }
-    if (ok)
-        memcpy(p->latents, latents, latent_floats(p) * (size_t)p->images * 4);
-    ok = ok && decode_pictures(p);
-    if (p)
-        teardown(p);
-    return ok;
-}
-
-const pipeline_row pipeline_kandinsky3 = {"kandinsky3", kandinsky3_generate, kandinsky3_encode, kandinsky3_decode, kandinsky3_plan, true};
+const pipeline_row pipeline_kandinsky3 = {.name = "kandinsky3", .takes = TAKES_PICTURES | TAKES_NULL_EMBEDDING, .many = true, .bytes = sizeof(kandinsky3),
+                                          .plan = kandinsky3_plan, .describe = kandinsky3_describe, .denoise = kandinsky3_run, .finish = kandinsky3_finish,
+                                          .plan_text = kandinsky3_plan_text, .encode = kandinsky3_encode, .decode = kandinsky3_decode, .close = kandinsky3_close};

@@ -2,23 +2,21 @@
  * Pitfalls: prompts are lower-cased and stripped; 120 tokens for alpha, 300 for Sigma; sizes are rounded to trained ones by aspect ratio and the
  * picture scaled back; alpha at 1024 also gets the size and the ratio; the first half of 8 output channels is the noise. */
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "models/aspect_bins.h"
 #include "models/net_pixart.h"
 #include "models/pipe_common.h"
+#include "models/pipe_picture.h"
+#include "models/pipe_request.h"
 #include "models/pipelines.h"
-#include "models/prompt_set.h"
 #include "models/resume.h"
-#include "sampling/sampler.h"
 
 typedef struct pixart {
     engine e;
     bool sigma;
     pixart_config denoiser;
-    vae_config vae;
     double guidance;
     bool guided;
     int width, height;          /* asked for */
@@ -28,15 +26,17 @@ typedef struct pixart {
     noise_source noise;
     prompt_set prompts;
     t5_text text;
+    trajectory path;
     stage denoise;
     vae_stage decode;
     /* during denoising */
     float *latents, *scaled, *predicted, *guided_noise, *text_copies;
-    float timesteps[2 * 64], resolution[4 * 64], ratio[2 * 64];
-    int32_t starts[2 * 64 + 1];
+    float timesteps[2 * MOST_IMAGES], resolution[4 * MOST_IMAGES], ratio[2 * MOST_IMAGES];
+    int32_t starts[2 * MOST_IMAGES + 1];
 } pixart;
 
-enum { MOST_IMAGES = 64 };
+enum { OWN_STEPS = 20, ALPHA_TOKENS = 120, SIGMA_TOKENS = 300 };
+static const double OWN_GUIDANCE = 4.5;
 
 static size_t latent_floats(const pixart *p)
 {
@@ -50,38 +50,31 @@ static bool read_configs(pixart *p)
     char name[FILE_NAME_BYTES];
     const source *src = p->e.source;
     status *st = p->e.st;
+    const vae_config *vae = &p->decode.config;
     json *j = read_config(src, "transformer", "config.json", name, st);
     bool ok = j && pixart_config_read(&p->denoiser, j, name, st);
     json_free(j);
-    j = ok ? read_config(src, "vae", "config.json", name, st) : NULL;
-    ok = j && vae_config_read(&p->vae, j, name, st);
-    json_free(j);
-    if (ok && p->vae.latent_channels != p->denoiser.in_channels)
-        return status_set(st, STATUS_BAD_FILE, "%s: the decoder has %d latent channels, the transformer %d", src->path, p->vae.latent_channels, p->denoiser.in_channels);
-    if (ok && p->vae.out_channels != 3)
-        return status_set(st, STATUS_BAD_FILE, "%s: out_channels is %d, a picture has 3", name, p->vae.out_channels);
+    ok = ok && vae_read(&p->decode.config, src, "vae", false, st);
+    if (ok && vae->latent_channels != p->denoiser.in_channels)
+        return status_set(st, STATUS_BAD_FILE, "%s: the decoder has %d latent channels, the transformer %d", src->path, vae->latent_channels, p->denoiser.in_channels);
     int out = p->denoiser.out_channels, in = p->denoiser.in_channels;
     if (ok && out != in && out != 2 * in)
         return status_set(st, STATUS_BAD_FILE, "%s: the transformer has %d output channels for %d latent channels", src->path, out, in);
-    p->decode.config = p->vae;
     return ok;
 }
 
 static bool choose_size(pixart *p)
 {
     const request *q = p->e.request;
-    int factor = vae_factor(&p->vae), unit = factor * p->denoiser.patch, own = p->denoiser.sample_size * factor;
+    int factor = vae_factor(&p->decode.config), unit = factor * p->denoiser.patch, own = p->denoiser.sample_size * factor;
     p->width = q->width ? q->width : own;
     p->height = q->height ? q->height : own;
-    if (p->width < 1 || p->height < 1 || p->width > 16384 || p->height > 16384)
-        return status_set(p->e.st, STATUS_USAGE, "size %dx%d: width and height are 1 to 16384", p->width, p->height);
+    if (!size_in_range(p->width, p->height, p->e.st))
+        return false;
     p->run_width = p->width;
     p->run_height = p->height;
-    if (!aspect_bin_for(p->denoiser.sample_size, p->sigma ? 256 : 128, &p->run_height, &p->run_width) && (p->width % unit || p->height % unit)) {
-        int w = (p->width + unit / 2) / unit * unit, h = (p->height + unit / 2) / unit * unit;
-        return status_set(p->e.st, STATUS_USAGE, "size %dx%d: width and height must be multiples of %d, the nearest is %dx%d", p->width, p->height, unit,
-                          w ? w : unit, h ? h : unit);
-    }
+    if (!aspect_bin_for(p->denoiser.sample_size, p->sigma ? 256 : 128, &p->run_height, &p->run_width) && !size_divides(p->width, p->height, unit, p->e.st))
+        return false;
     p->latent_width = p->run_width / factor;
     p->latent_height = p->run_height / factor;
     if (p->latent_width % p->denoiser.patch || p->latent_height % p->denoiser.patch)
@@ -89,30 +82,17 @@ static bool choose_size(pixart *p)
     return true;
 }
 
-static bool open_sampler(pixart *p)
+static bool setup(pixart *p)
 {
     const request *q = p->e.request;
-    size_t bytes = 0;
-    char *config = source_read_blob(p->e.source, "scheduler/scheduler_config.json", 1 << 20, true, &bytes, p->e.st);
-    p->sampler = status_ok(p->e.st) ? sampler_open(config, bytes, q->sampling_method, q->scheduler, q->steps ? q->steps : 20, p->e.st) : NULL;
-    mem_free(config);
-    if (p->sampler && sampler_wants_variance(p->sampler))
-        return status_set(p->e.st, STATUS_USAGE, "--sampling-method %s with a learned variance does not go with this model", sampler_about(p->sampler)->method);
-    return p->sampler != NULL;
-}
-
-static bool setup(pixart *p, const source *src, const request *q, result *report, status *st, bool sigma)
-{
-    *p = (pixart){.sigma = sigma};
-    if (!engine_open(&p->e, src, q, report, st) || !read_configs(p) || !choose_size(p) || !open_sampler(p))
+    status *st = p->e.st;
+    if (!read_configs(p) || !choose_size(p) || !(p->sampler = open_sampler(p->e.source, q, OWN_STEPS, NULL, false, st)))
         return false;
-    p->guidance = isnan(q->guidance_scale) ? 4.5 : q->guidance_scale;
+    p->guidance = isnan(q->guidance_scale) ? OWN_GUIDANCE : q->guidance_scale;
     p->guided = p->guidance > 1;
-    if (!prompt_set_open(&p->prompts, q, p->guided ? GUIDE_ALL : GUIDE_NONE, st))
+    if (!open_prompts(&p->prompts, q, p->guided ? GUIDE_ALL : GUIDE_NONE, st))
         return false;
     p->images = p->prompts.images;
-    if (p->images > MOST_IMAGES)
-        return status_set(st, STATUS_USAGE, "--batch-count %d: at most %d", p->images, MOST_IMAGES);
     p->batch = p->images * (p->guided ? 2 : 1);
     size_t n = latent_floats(p), image = (size_t)p->run_width * (size_t)p->run_height * 3;
     p->e.held_bytes = 4 * n * (size_t)(p->images * 3 + p->batch * 2) + sampler_state_bytes(p->sampler, (size_t)p->images, n) +
@@ -122,13 +102,10 @@ static bool setup(pixart *p, const source *src, const request *q, result *report
 
 static bool plan_text(pixart *p)
 {
-    const request *q = p->e.request;
-    int most = q->max_sequence_length ? q->max_sequence_length : p->sigma ? 300 : 120;
-    if (most > 4096)
-        return status_set(p->e.st, STATUS_USAGE, "--max-sequence-length %d: at most 4096", most);
-    bool ok = t5_text_plan(&p->text, &p->e, "text_encoder", "tokenizer", p->prompts.text, p->prompts.texts, most, true);
+    int most = prompt_length(p->e.request, p->sigma ? SIGMA_TOKENS : ALPHA_TOKENS, p->e.st);
+    bool ok = most && t5_text_plan(&p->text, &p->e, "text_encoder", "tokenizer", p->prompts.text, p->prompts.texts, most, true);
     if (ok)
-        text_stage_report_cut(&p->text.text, q, &p->prompts);
+        text_stage_report_cut(&p->text.text, p->e.request, &p->prompts);
     if (ok && p->text.config.d_model != (p->denoiser.caption_channels ? p->denoiser.caption_channels : p->denoiser.cross_dim))
         return status_set(p->e.st, STATUS_BAD_FILE, "%s: the text encoder's width is %d, the transformer wants %d", p->e.source->path, p->text.config.d_model,
                           p->denoiser.caption_channels);
@@ -162,19 +139,25 @@ static void pixart_forward(run *r, const void *ctx)
     pixart_denoise(r, &p->denoiser, &in);
 }
 
-static bool plan_rest(pixart *p)
+static bool pixart_plan(void *self, const void *kind, bool planning)
 {
+    pixart *p = self;
+    (void)planning;
+    p->sigma = *(const bool *)kind;
+    if (!setup(p) || (!plan_text(p) && !planning_goes_on(p->e.st)))
+        return false;
     place_text(p);
-    bool ok = stage_plan(&p->denoise, &p->e, "transformer", "transformer", pixart_aliases, pixart_forward, p, sampler_calls(p->sampler));
-    return (ok || p->e.st->code == STATUS_BUDGET) & vae_stage_plan(&p->decode, &p->e, "vae", p->latent_height, p->latent_width, p->images) && ok;
+    stage_plan(&p->denoise, &p->e, "transformer", "transformer", pixart_aliases, pixart_forward, p, sampler_calls(p->sampler));
+    if (planning_goes_on(p->e.st))
+        vae_stage_plan(&p->decode, &p->e, "vae", p->latent_height, p->latent_width, p->images);
+    return status_ok(p->e.st);
 }
 
-static bool plan_all(pixart *p)
+static int pixart_describe(const void *self)
 {
-    bool ok = plan_text(p);
-    if (!ok && p->e.st->code != STATUS_BUDGET)
-        return false;
-    return plan_rest(p) && ok; /* all stages are asked, so that the least budget named is the least for all of them */
+    const pixart *p = self;
+    report_settings(p->e.report, p->sampler, p->guidance, p->width, p->height);
+    return sampler_calls(p->sampler);
 }
 
 /* ---- running ---- */
@@ -199,12 +182,6 @@ static void copy_text(pixart *p)
         memcpy(p->text_copies + (size_t)p->starts[i] * width, p->text.text.output + (size_t)p->text.text.tokens.start[which] * width,
                (size_t)(p->starts[i + 1] - p->starts[i]) * width * 4);
     }
-}
-
-static trajectory trajectory_of(pixart *p)
-{
-    return (trajectory){.sampler = p->sampler, .noise = &p->noise, .latents = p->latents, .images = p->images, .channels = p->denoiser.in_channels,
-                        .height = p->latent_height, .width = p->latent_width, .prompt = text_stage_hash(&p->text.text), .guidance = p->guidance};
 }
 
 static void fill_conditions(pixart *p, int call)
@@ -242,7 +219,7 @@ static bool step(pixart *p, int call)
     return sampler_step(p->sampler, call, p->guided_noise, p->latents, (size_t)p->images, n, noise_draw, &p->noise, p->e.st);
 }
 
-static bool denoise(pixart *p, trajectory *t, int first)
+static bool denoise(pixart *p, int first)
 {
     double begin = now_seconds();
     const request *q = p->e.request;
@@ -254,7 +231,7 @@ static bool denoise(pixart *p, trajectory *t, int first)
     }
     for (int i = first; ok && i < calls; i++) {
         report_progress(q, "denoise", i, calls);
-        ok = step(p, i) && trajectory_after(t, &p->e, i);
+        ok = step(p, i) && trajectory_after(&p->path, &p->e, i);
         p->e.report->evaluations = i + 1 - first;
     }
     if (ok)
@@ -272,150 +249,86 @@ static bool trace_text(const pixart *p, trace *to)
     return text_stage_trace(&p->text.text, to, which, p->batch, false, p->e.st);
 }
 
-static bool decode_pictures(pixart *p)
+static bool pixart_run(void *self)
 {
+    pixart *p = self;
+    result *out = p->e.report;
+    double t0 = now_seconds();
+    bool ok = allocate(p);
+    p->path = (trajectory){.sampler = p->sampler, .noise = &p->noise, .latents = p->latents, .images = p->images, .channels = p->denoiser.in_channels,
+                           .height = p->latent_height, .width = p->latent_width, .prompt = text_stage_hash(&p->text.text), .guidance = p->guidance};
+    int first = ok ? trajectory_begin(&p->path, &p->e) : -1;
+    if (first >= 0 && first < sampler_calls(p->sampler)) /* else only the picture is left to make */
+        ok = text_stage_run(&p->text.text) && trace_text(p, p->e.request->trace);
+    double t1 = now_seconds();
+    ok = ok && first >= 0 && denoise(p, first);
+    out->seconds_encode = t1 - t0;
+    out->seconds_denoise = now_seconds() - t1;
+    return ok;
+}
+
+/* Where the size asked for is none that the network knows, the picture is scaled to it. */
+static bool pixart_finish(void *self)
+{
+    pixart *p = self;
     status *st = p->e.st;
+    if (p->run_width == p->width && p->run_height == p->height)
+        return vae_stage_finish(&p->decode, p->latents, p->images);
     size_t made = (size_t)p->run_width * (size_t)p->run_height * 3, asked = (size_t)p->width * (size_t)p->height * 3;
-    float *image = mem_alloc(made * (size_t)p->images, 4, "picture", st), *final = image, *tmp = NULL;
-    bool ok = image && vae_stage_run(&p->decode, &p->e, p->latents, p->images, image);
-    if (ok && (p->run_width != p->width || p->run_height != p->height)) {
-        final = mem_alloc(asked * (size_t)p->images, 4, "picture", st);
-        tmp = final ? mem_alloc(resize_floats(p->run_height, p->run_width, p->height, p->width), 4, "picture", st) : NULL;
-        for (int i = 0; tmp && i < p->images; i++)
-            resize_and_crop(image + (size_t)i * made, p->run_height, p->run_width, final + (size_t)i * asked, p->height, p->width, tmp);
-    }
-    ok = ok && status_ok(st) && trace_add(p->e.request->trace, "image", final, 4, (int64_t[]){p->images, 3, p->height, p->width}, st) &&
-         to_rgb(final, p->images, p->height, p->width, p->e.report, st);
-    if (final != image)
-        mem_free(final);
+    float *image = mem_alloc(made * (size_t)p->images, 4, "picture", st), *final = NULL, *tmp = NULL;
+    bool ok = image && vae_stage_run(&p->decode, p->latents, p->images, image);
+    final = ok ? mem_alloc(asked * (size_t)p->images, 4, "picture", st) : NULL;
+    tmp = final ? mem_alloc(resize_floats(p->run_height, p->run_width, p->height, p->width), 4, "picture", st) : NULL;
+    for (int i = 0; tmp && i < p->images; i++)
+        resize_and_crop(image + (size_t)i * made, p->run_height, p->run_width, final + (size_t)i * asked, p->height, p->width, tmp);
+    ok = tmp && finish_pictures(&p->e, final, p->images, p->height, p->width);
+    mem_free(final);
     mem_free(tmp);
     mem_free(image);
     return ok;
 }
 
-static void teardown(pixart *p)
+/* ---- parts alone ---- */
+
+static bool pixart_plan_text(void *self, const void *kind)
 {
+    pixart *p = self;
+    p->sigma = *(const bool *)kind;
+    return read_configs(p) && open_prompts_alone(&p->prompts, p->e.request, p->e.st) && plan_text(p);
+}
+
+static bool pixart_encode(void *self, trace *to, bool wanted)
+{
+    text_stage *t = &((pixart *)self)->text.text;
+    return !wanted || (text_stage_run(t) && text_stage_trace(t, to, NULL, t->tokens.count, true, t->e->st));
+}
+
+static bool pixart_decode(void *self, const void *kind, const float *latents, const int64_t shape[4])
+{
+    pixart *p = self;
+    (void)kind;
+    return read_configs(p) && vae_decode_latents(&p->decode, &p->e, "vae", latents, shape);
+}
+
+static void pixart_close(void *self)
+{
+    pixart *p = self;
     prompt_set_close(&p->prompts);
     text_stage_close(&p->text.text);
     stage_close(&p->denoise);
     stage_close(&p->decode.stage);
     sampler_close(p->sampler);
     noise_close(&p->noise);
-    mem_free(p->latents);
-    mem_free(p->scaled);
-    mem_free(p->predicted);
-    mem_free(p->guided_noise);
-    mem_free(p->text_copies);
-    engine_close(&p->e);
+    float *all[] = {p->latents, p->scaled, p->predicted, p->guided_noise, p->text_copies};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        mem_free(all[i]);
 }
 
-static void fill_report(pixart *p)
-{
-    result *out = p->e.report;
-    out->guidance_scale = p->guidance;
-    out->steps = sampler_steps(p->sampler);
-    out->seed = p->e.request->seed;
-    out->width = p->width;
-    out->height = p->height;
-    snprintf(out->sampler, sizeof out->sampler, "%s", sampler_about(p->sampler)->method);
-}
-
-static bool generate(const source *src, const request *q, result *out, status *st, bool sigma)
-{
-    pixart *p = mem_alloc(1, sizeof *p, "pipeline", st);
-    double t0 = now_seconds();
-    bool ok = p && setup(p, src, q, out, st, sigma) && plan_all(p) && allocate(p);
-    trajectory t = ok ? trajectory_of(p) : (trajectory){0};
-    int first = ok ? trajectory_begin(&t, &p->e) : -1;
-    ok = first >= 0;
-    double t1 = now_seconds();
-    if (ok && first < sampler_calls(p->sampler)) /* else only the picture is left to make */
-        ok = text_stage_run(&p->text.text) && trace_text(p, q->trace);
-    double t2 = now_seconds();
-    ok = ok && denoise(p, &t, first);
-    double t3 = now_seconds();
-    ok = ok && decode_pictures(p);
-    double t4 = now_seconds();
-    if (ok) {
-        fill_report(p);
-        out->seconds_load = t1 - t0;
-        out->seconds_encode = t2 - t1;
-        out->seconds_denoise = t3 - t2;
-        out->seconds_decode = t4 - t3;
-        out->seconds_total = t4 - t0;
-    }
-    if (p)
-        teardown(p);
-    mem_free(p);
-    return ok;
-}
-
-static bool plan_only(const source *src, const request *q, result *out, status *st, bool sigma)
-{
-    pixart *p = mem_alloc(1, sizeof *p, "pipeline", st);
-    bool ok = p && setup(p, src, q, out, st, sigma) && plan_all(p);
-    if (ok) {
-        fill_report(p);
-        out->evaluations = sampler_calls(p->sampler);
-    }
-    if (p)
-        teardown(p);
-    mem_free(p);
-    return ok;
-}
-
-static bool decode_only(const source *src, const request *q, const float *latents, const int64_t shape[4], result *out, status *st, bool sigma)
-{
-    pixart *p = mem_alloc(1, sizeof *p, "pipeline", st);
-    *out = (result){0};
-    bool ok = p && setup(p, src, q, out, st, sigma);
-    ok = ok && latents_fit(src, &p->vae, shape, st);
-    if (ok) {
-        p->decode.from_tokens = shape[1] == 0;
-        p->images = (int)shape[0];
-        p->latent_height = (int)shape[2];
-        p->latent_width = (int)shape[3];
-        p->height = p->run_height = p->latent_height * vae_factor(&p->vae);
-        p->width = p->run_width = p->latent_width * vae_factor(&p->vae);
-        p->latents = mem_alloc(latent_floats(p) * (size_t)p->images, 4, "latents", st);
-        ok = p->latents && vae_stage_plan(&p->decode, &p->e, "vae", p->latent_height, p->latent_width, p->images);
-    }
-    if (ok) {
-        memcpy(p->latents, latents, latent_floats(p) / (size_t)(p->decode.from_tokens ? p->vae.latent_channels : 1) * (size_t)p->images * 4);
-        ok = decode_pictures(p);
-    }
-    if (p)
-        teardown(p);
-    mem_free(p);
-    return ok;
-}
-
-static bool encode_only(const source *src, const request *q, trace *to, result *out, status *st, bool sigma)
-{
-    pixart *p = mem_alloc(1, sizeof *p, "pipeline", st);
-    if (p)
-        *p = (pixart){.sigma = sigma};
-    bool plan_alone = !to && !q->store && !q->cache;
-    double t0 = now_seconds();
-    bool ok = p && engine_open(&p->e, src, q, out, st) && read_configs(p);
-    ok = ok && prompt_set_open(&p->prompts, q, q->tokens ? GUIDE_NONE : GUIDE_NAMED, st) && plan_text(p);
-    double t1 = now_seconds();
-    ok = ok && (plan_alone || text_stage_run(&p->text.text)) && text_stage_trace(&p->text.text, to, NULL, p->text.text.tokens.count, true, st);
-    out->seconds_load = t1 - t0;
-    out->seconds_encode = now_seconds() - t1;
-    out->seconds_total = now_seconds() - t0;
-    if (p)
-        teardown(p);
-    mem_free(p);
-    return ok;
-}
-
-#define VARIANT(name, is_sigma)                                                                                                                                            \
-    static bool name##_generate(const source *s, const request *q, result *o, status *st) { return generate(s, q, o, st, is_sigma); }                                     \
-    static bool name##_plan(const source *s, const request *q, result *o, status *st) { return plan_only(s, q, o, st, is_sigma); }                                        \
-    static bool name##_encode(const source *s, const request *q, trace *t, result *o, status *st) { return encode_only(s, q, t, o, st, is_sigma); }                       \
-    static bool name##_decode(const source *s, const request *q, const float *l, const int64_t d[4], result *o, status *st) { return decode_only(s, q, l, d, o, st, is_sigma); } \
-    const pipeline_row pipeline_##name = {#name, name##_generate, name##_encode, name##_decode, name##_plan, true};
+#define VARIANT(variant, is_sigma)                                                                                                              \
+    const pipeline_row pipeline_##variant = {.name = #variant, .many = true, .kind = &(const bool){is_sigma}, .bytes = sizeof(pixart),          \
+                                             .plan = pixart_plan, .describe = pixart_describe, .denoise = pixart_run,                   \
+                                             .finish = pixart_finish, .plan_text = pixart_plan_text, .encode = pixart_encode,                   \
+                                             .decode = pixart_decode, .close = pixart_close};
 
 VARIANT(pixart_alpha, false)
 VARIANT(pixart_sigma, true)

@@ -5,11 +5,11 @@
 
 #include "models/net_unet.h"
 #include "models/pipe_common.h"
+#include "models/pipe_picture.h"
+#include "models/pipe_request.h"
 #include "models/pipelines.h"
-#include "models/prompt_set.h"
 #include "models/resume.h"
 #include "models/text_clip.h"
-#include "sampling/sampler.h"
 
 typedef struct sd_kind {        /* a pipeline class of diffusers: its defaults */
     const char *name;

@@ -25,12 +25,7 @@ typedef struct upscaler {
 
 static bool read_vae(cascade_stage *s, upscaler *u)
 {
-    char name[FILE_NAME_BYTES];
-    json *j = read_config(s->e.source, "vae", "config.json", name, s->e.st);
-    bool ok = j && vae_config_read(&u->vae, j, name, s->e.st);
-    json_free(j);
-    if (ok && u->vae.out_channels != 3)
-        return status_set(s->e.st, STATUS_BAD_FILE, "%s: %d channels come out, a picture has 3", name, u->vae.out_channels);
+    bool ok = vae_read(&u->vae, s->e.source, "vae", false, s->e.st);
     u->vae.scaling_factor = 0.08333f;
     u->vae.shift_factor = 0;
     u->decode.config = u->vae;
@@ -70,11 +65,8 @@ static bool upscale_read(cascade_stage *s)
     s->guidance = isnan(q->guidance_scale) ? 9 : q->guidance_scale;
     s->guided = s->guidance > 1;
     s->factor = s->unit = vae_factor(&u->vae);
-    if (!u->noising || !cascade_open_sampler(s, STEPS, NULL))
-        return false;
-    if (sampler_wants_variance(s->sampler))
-        return status_set(st, STATUS_USAGE, "--sampling-method %s with a learned variance does not go with this model", sampler_about(s->sampler)->method);
-    return true;
+    s->sampler = u->noising ? open_sampler(s->e.source, q, STEPS, NULL, false, st) : NULL;
+    return s->sampler != NULL;
 }
 
 /* ---- planning ---- */
@@ -116,8 +108,6 @@ static bool plan_text(cascade_stage *s, upscaler *u)
     return fits;
 }
 
-static bool refused(const cascade_stage *s, bool ok) { return !ok && s->e.st->code != STATUS_BUDGET; }
-
 static bool upscale_plan(cascade_stage *s)
 {
     upscaler *u = s->own;
@@ -125,17 +115,15 @@ static bool upscale_plan(cascade_stage *s)
     s->latent_width = s->low_width;
     s->latent_height = s->low_height;
     s->forward = denoise_forward;
-    bool text = plan_text(s, u);
-    if (refused(s, text))
+    if (!plan_text(s, u) && !planning_goes_on(s->e.st))
         return false;
     size_t batch = (size_t)s->images * (s->guided ? 2 : 1), picture = cascade_picture_floats(s) * (size_t)s->images;
     s->e.held_bytes += 4 * (batch * (size_t)s->tokens * (size_t)s->unet.cross_dim + (size_t)s->low_width * (size_t)s->low_height * 3 * (size_t)(s->images + 1));
-    bool loop = cascade_plan_loop(s);
-    if (refused(s, loop))
+    if (!cascade_plan_loop(s) && !planning_goes_on(s->e.st))
         return false;
     s->e.held_bytes += picture * 4;
-    bool decoder = vae_stage_plan(&u->decode, &s->e, "vae", s->latent_height, s->latent_width, s->images);
-    if (s->prefix[0] && !refused(s, decoder))
+    vae_stage_plan(&u->decode, &s->e, "vae", s->latent_height, s->latent_width, s->images);
+    if (s->prefix[0] && planning_goes_on(s->e.st))
         snprintf(u->decode.stage.row->name, sizeof u->decode.stage.row->name, "%svae", s->prefix);
     return status_ok(s->e.st);
 }
@@ -194,11 +182,11 @@ static uint64_t conditions_hash(const cascade_stage *s, const upscaler *u)
     return hash_more(h, s->low, (size_t)3 * (size_t)s->low_width * (size_t)s->low_height * (size_t)s->images * 4);
 }
 
-static bool decode(cascade_stage *s, upscaler *u)
+static bool decode(cascade_stage *s, upscaler *u, const float *latents)
 {
     double begin = now_seconds();
     s->picture = mem_alloc(cascade_picture_floats(s) * (size_t)s->images, 4, "picture", s->e.st);
-    bool ok = s->picture && vae_stage_run(&u->decode, &s->e, s->latents, s->images, s->picture);
+    bool ok = s->picture && vae_stage_run(&u->decode, latents, s->images, s->picture);
     s->e.report->seconds_decode += now_seconds() - begin;
     return ok;
 }
@@ -208,32 +196,26 @@ static bool upscale_run(cascade_stage *s)
     upscaler *u = s->own;
     uint64_t hash = conditions_hash(s, u);
     bool ok = make_conditions(s, u) && begin_enlarging(s, u) && cascade_allocate(s) && cascade_draw_latents(s, NULL) && cascade_denoise(s, true, hash);
-    return ok && decode(s, u);
+    return ok && decode(s, u, s->latents);
 }
 
 static bool upscale_decode(cascade_stage *s, const float *latents, const int64_t shape[4])
 {
     upscaler *u = s->own;
-    if (!latents_fit(s->e.source, &u->vae, shape, s->e.st))
+    if (!vae_latents_take(&u->decode, &s->e, "vae", shape))
         return false;
     s->images = (int)shape[0];
-    s->latent_height = (int)shape[2];
-    s->latent_width = (int)shape[3];
-    s->height = s->latent_height * s->factor;
-    s->width = s->latent_width * s->factor;
-    size_t n = (size_t)shape[0] * (size_t)shape[1] * (size_t)shape[2] * (size_t)shape[3];
-    s->e.held_bytes += 4 * (n + cascade_picture_floats(s) * (size_t)s->images);
-    s->latents = mem_alloc(n, 4, "latents", s->e.st);
-    if (!s->latents || !vae_stage_plan(&u->decode, &s->e, "vae", s->latent_height, s->latent_width, s->images))
-        return false;
-    memcpy(s->latents, latents, n * 4);
-    return decode(s, u);
+    s->height = u->decode.height * s->factor;
+    s->width = u->decode.width * s->factor;
+    return decode(s, u, latents);
 }
 
-static bool upscale_text(cascade_stage *s, trace *to, bool plan_alone)
+static bool upscale_plan_text(cascade_stage *s) { return plan_text(s, s->own); }
+
+static bool upscale_encode(cascade_stage *s, trace *to)
 {
     upscaler *u = s->own;
-    return plan_text(s, u) && (plan_alone || (clip_text_run(&u->text) && text_stage_trace(&u->text.text, to, NULL, u->text.text.tokens.count, true, s->e.st)));
+    return clip_text_run(&u->text) && text_stage_trace(&u->text.text, to, NULL, u->text.text.tokens.count, true, s->e.st);
 }
 
 static void upscale_close(cascade_stage *s)
@@ -252,4 +234,4 @@ static void upscale_close(cascade_stage *s)
     s->own = NULL;
 }
 
-const cascade_kind cascade_upscale = {upscale_read, upscale_plan, upscale_run, upscale_decode, upscale_text, upscale_close};
+const cascade_kind cascade_upscale = {upscale_read, upscale_plan, upscale_run, upscale_decode, upscale_plan_text, upscale_encode, upscale_close};

@@ -1,3 +1,4 @@
+/* The table of pipelines, and what is asked of one: pipelines.h says in which order. */
 #include "models/pipelines.h"
 
 #include <stdio.h>
@@ -5,7 +6,6 @@
 
 #include "base/mem.h"
 #include "import/json.h"
-#include "models/networks.h"
 #include "models/pipe_common.h"
 
 /* What runs by itself: by the class of model_index.json, or of a lone component's config.json (its architecture, or model_type). */
@@ -85,7 +85,7 @@ static const char *class_of(const json *j, bool bare, const char *name, status *
     return json_text(j, "_class_name", "", name, st);
 }
 
-static const pipeline_row *row_of(const source *src, status *st)
+const pipeline_row *pipeline_of(const source *src, status *st)
 {
     char name[FILE_NAME_BYTES];
     bool bare = source_has_component(src, "");
@@ -97,6 +97,8 @@ static const pipeline_row *row_of(const source *src, status *st)
     return row;
 }
 
+/* ---- what is asked of it ---- */
+
 static uint64_t bytes_read(const source *src)
 {
     uint64_t n = 0;
@@ -105,31 +107,81 @@ static uint64_t bytes_read(const source *src)
     return n;
 }
 
-/* Those that take a picture to begin with, a mask and a refiner. */
-static const pipeline_row *const with_pictures[] = {&pipeline_amused, &pipeline_muse, &pipeline_cascade, &pipeline_kandinsky3, &pipeline_sd, &pipeline_sd_lcm, &pipeline_sd_ldm, &pipeline_sd_xl};
-
 static bool takes_all(const pipeline_row *row, const source *src, const request *q, status *st)
 {
-    const char *given = q->init ? "--init-img" : q->mask ? "--mask" : q->refiner ? "--refiner" : NULL;
-    for (size_t i = 0; given && i < sizeof with_pictures / sizeof *with_pictures; i++)
-        if (with_pictures[i] == row)
-            given = NULL;
-    if (q->temperature_given && row != &pipeline_amused && row != &pipeline_muse)
+    const char *given = row->takes & TAKES_PICTURES ? NULL : q->init ? "--init-img" : q->mask ? "--mask" : q->refiner ? "--refiner" : NULL;
+    if (q->temperature_given && !(row->takes & TAKES_TEMPERATURE))
         return status_set(st, STATUS_USAGE, "--temperature: %s draws no tokens", src->path);
-    if (q->cascades && row != &pipeline_cascade)
+    if (q->cascades && !(row->takes & TAKES_STAGES))
         return status_set(st, STATUS_USAGE, "--cascade: %s is no first stage of one", src->path);
-    if (q->null_embedding && row != &pipeline_kandinsky3)
+    if (q->null_embedding && !(row->takes & TAKES_NULL_EMBEDDING))
         return status_set(st, STATUS_USAGE, "--null-embedding: %s knows none; Kandinsky 3 may", src->path);
     return !given || status_set(st, STATUS_USAGE, "%s: %s makes pictures from text alone", given, src->path);
+}
+
+/* The pipeline's structure, which begins with its engine; NULL with st set. */
+static engine *open_run(const pipeline_row *row, const source *src, const request *q, result *out, status *st)
+{
+    engine *e = row ? mem_alloc(1, row->bytes, "pipeline", st) : NULL;
+    if (!e || engine_open(e, src, q, out, st))
+        return e;
+    engine_close(e);
+    mem_free(e);
+    return NULL;
+}
+
+static void close_run(const pipeline_row *row, engine *e)
+{
+    if (!e)
+        return;
+    row->close(e);
+    engine_close(e);
+    mem_free(e);
+}
+
+static bool offers(const pipeline_row *row, bool it, const source *src, status *st)
+{
+    return it || status_set(st, STATUS_USAGE, "%s: is %s", src->path, row->alone);
+}
+
+static bool plan_and_describe(const pipeline_row *row, engine *e, bool planning, int *evaluations)
+{
+    if (!e || !row->plan(e, row->kind, planning))
+        return false;
+    *evaluations = row->describe(e);
+    e->report->seed = e->request->seed;
+    return true;
 }
 
 bool pipeline_generate(const source *src, const request *q, result *out, status *st)
 {
     *out = (result){0};
     uint64_t before = bytes_read(src);
-    const pipeline_row *row = row_of(src, st);
-    bool ok = row && takes_all(row, src, q, st) && row->generate(src, q, out, st);
+    double t0 = now_seconds();
+    int evaluations;
+    const pipeline_row *row = pipeline_of(src, st);
+    bool ok = row && takes_all(row, src, q, st) && offers(row, row->denoise != NULL, src, st);
+    engine *e = ok ? open_run(row, src, q, out, st) : NULL;
+    ok = plan_and_describe(row, e, false, &evaluations);
+    double t1 = now_seconds();
+    ok = ok && row->denoise(e);
+    double t2 = now_seconds();
+    ok = ok && row->finish(e);
+    out->seconds_load = t1 - t0;
+    out->seconds_decode += now_seconds() - t2;
+    out->seconds_total = now_seconds() - t0;
+    close_run(row, e);
     out->bytes_read = bytes_read(src) - (q->items ? before : 0);
+    return ok;
+}
+
+bool pipeline_plan(const source *src, const request *q, result *out, status *st)
+{
+    *out = (result){0};
+    const pipeline_row *row = pipeline_of(src, st);
+    engine *e = row && takes_all(row, src, q, st) ? open_run(row, src, q, out, st) : NULL;
+    bool ok = plan_and_describe(row, e, true, &out->evaluations);
+    close_run(row, e);
     return ok;
 }
 
@@ -137,8 +189,16 @@ bool pipeline_encode(const source *src, const request *q, trace *to, result *out
 {
     *out = (result){0};
     uint64_t before = bytes_read(src);
-    const pipeline_row *row = row_of(src, st);
-    bool ok = row && row->encode(src, q, to, out, st);
+    double t0 = now_seconds();
+    const pipeline_row *row = pipeline_of(src, st);
+    engine *e = row && offers(row, row->encode != NULL, src, st) ? open_run(row, src, q, out, st) : NULL;
+    bool ok = e && row->plan_text(e, row->kind);
+    double t1 = now_seconds();
+    ok = ok && row->encode(e, to, to || q->store || q->cache);
+    out->seconds_load = t1 - t0;
+    out->seconds_encode = now_seconds() - t1;
+    out->seconds_total = now_seconds() - t0;
+    close_run(row, e);
     out->bytes_read = bytes_read(src) - (q->items ? before : 0);
     return ok;
 }
@@ -146,20 +206,18 @@ bool pipeline_encode(const source *src, const request *q, trace *to, result *out
 bool pipeline_decode(const source *src, const request *q, const float *latents, const int64_t shape[4], result *out, status *st)
 {
     *out = (result){0};
-    const pipeline_row *row = row_of(src, st);
-    return row && row->decode(src, q, latents, shape, out, st);
-}
-
-bool pipeline_plan(const source *src, const request *q, result *out, status *st)
-{
-    *out = (result){0};
-    const pipeline_row *row = row_of(src, st);
-    return row && takes_all(row, src, q, st) && row->plan(src, q, out, st);
+    double t0 = now_seconds();
+    const pipeline_row *row = pipeline_of(src, st);
+    engine *e = row && offers(row, row->decode != NULL, src, st) ? open_run(row, src, q, out, st) : NULL;
+    bool ok = e && row->decode(e, row->kind, latents, shape);
+    out->seconds_decode = out->seconds_total = now_seconds() - t0;
+    close_run(row, e);
+    return ok;
 }
 
 bool pipeline_takes_many(const source *src, status *st)
 {
-    const pipeline_row *row = row_of(src, st);
+    const pipeline_row *row = pipeline_of(src, st);
     return row && row->many;
 }
 
@@ -167,68 +225,4 @@ void result_free(result *r)
 {
     mem_free(r->rgb);
     r->rgb = NULL;
-}
-
-/* ---- the quantizer's view: each component's order of use, at any size ---- */
-
-/* In the order of a picture's making, which is the order of the container. */
-static const char *const order[] = {"", "text_encoder", "text_encoder_2", "text_encoder_3", "bert", "prior", "transformer", "unet", "vae", "vqvae", "movq"};
-
-static bool record_component(const source *src, const char *component, const network_row *net, const void *config, plan *p, status *st)
-{
-    run *r = mem_alloc(1, sizeof *r, "plan", st);
-    if (!r)
-        return false;
-    *p = (plan){.stage = component};
-    *r = (run){.st = st, .plan = p, .k = kernels_best(), .pool = threads_open(1, st), .lever = {0, 1 << 24, 0}, .source = src, .component = component,
-               .alias = net->alias, .imagine = source_lacks_weights(src, component)};
-    bool ok = run_begin(r);
-    if (ok)
-        net->record(r, config);
-    threads_close(r->pool);
-    mem_free(r);
-    return status_ok(st);
-}
-
-static bool record_one(const source *src, const char *component, plan *p, status *st)
-{
-    char name[FILE_NAME_BYTES];
-    json *j = read_config(src, component, "config.json", name, st);
-    const network_row *net = j ? network_of(j, name, st) : NULL;
-    void *config = net ? mem_alloc(1, net->config_bytes, "config", st) : NULL;
-    bool ok = config && net->config_read(config, j, name, st) && record_component(src, component, net, config, p, st);
-    mem_free(config);
-    json_free(j);
-    return ok;
-}
-
-/* The components of the model itself (stage 1), or of a further stage, which has a folder of its own. */
-static int record_stage(const source *src, int number, plan *plans, int n, int room, status *st)
-{
-    for (size_t i = 0; i < sizeof order / sizeof order[0]; i++) {
-        char folder[24] = "", wanted[64];
-        if (number > 1)
-            snprintf(folder, sizeof folder, "stage%d/", number);
-        snprintf(wanted, sizeof wanted, "%s%s", folder, order[i]);
-        for (int k = 0; k < src->components && n < room && status_ok(st); k++)
-            if (strcmp(src->component[k], wanted) == 0) {
-                plans[n] = (plan){.stage = src->component[k]};
-                n += record_one(src, src->component[k], &plans[n], st) || !status_ok(st); /* what a failure left is freed below */
-            }
-    }
-    return n;
-}
-
-int pipeline_record(const source *src, plan *plans, int room, status *st)
-{
-    int n = 0;
-    for (int number = 1; number <= 9; number++)
-        n = record_stage(src, number, plans, n, room, st);
-    if (status_ok(st) && n == 0)
-        status_set(st, STATUS_BAD_FILE, "%s: has no component that penstock knows", src->path);
-    if (status_ok(st))
-        return n;
-    for (int i = 0; i < n; i++)
-        plan_free(&plans[i]);
-    return -1;
 }

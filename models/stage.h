@@ -38,6 +38,7 @@ typedef struct stage {
 
 /* Planning goes on after a stage was refused for the budget, so that the least that is named is enough for all. What is planned next begins with a clean status:
  * refusal_aside takes the refusal out, refusal_back puts it back unless a larger need was found meanwhile. Returns false when st is set then. */
+static inline bool planning_goes_on(const status *st) { return status_ok(st) || st->code == STATUS_BUDGET; }
 status refusal_aside(status *st);
 bool refusal_back(status *st, const status *before);
 

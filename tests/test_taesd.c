@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "models/net_vae.h"
 #include "models/pipe_common.h"
 #include "safetensors_lite.h"
 
