@@ -210,7 +210,12 @@ bool pipeline_decode(const source *src, const request *q, const float *latents, 
     const pipeline_row *row = pipeline_of(src, st);
     engine *e = row && offers(row, row->decode != NULL, src, st) ? open_run(row, src, q, out, st) : NULL;
     bool ok = e && row->decode(e, row->kind, latents, shape);
-    out->seconds_decode = out->seconds_total = now_seconds() - t0;
+    out->seconds_total = now_seconds() - t0;
+    out->seconds_decode = 0;
+    for (int i = 0; i < out->stages; i++)
+        out->seconds_decode += out->stage[i].seconds;
+    out->seconds_load = out->seconds_total - out->seconds_decode;
+    out->bytes_read = bytes_read(src);
     close_run(row, e);
     return ok;
 }

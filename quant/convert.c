@@ -68,7 +68,7 @@ static bool add_tensor(out_list *l, const convert_request *q, const plan_use *u,
     *t = (out_tensor){.w = w, .from = c->from ? c->from : q->from, .role = u->role, .draw = w->file < 0};
     t->e = (encoding){.matrix = u->matrix, .component = c->name, .name = w->name};
     if (t->draw && !q->random)
-        return status_set(st, STATUS_BAD_FILE, "%s: %s%s%s has no weights, only its configuration", t->from->path, c->name, *c->name ? "/" : "",
+        return status_set(st, STATUS_BAD_FILE, "%s: %s%s%s has no weights, only its configuration; --random SEED makes some", t->from->path, c->name, *c->name ? "/" : "",
                           w->name);
     if (!matrix_valid(TYPE_F32, &u->matrix) || u->matrix.rows < 1 || u->matrix.depth < 1)
         return status_set(st, STATUS_BAD_FILE, "tensor %s/%s is too large, or empty", c->name, w->name);

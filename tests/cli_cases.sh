@@ -127,6 +127,7 @@ batch() { generate -b 3 && works && pixels out_2.png && pixels out_3.png && [ "$
 batch_is_seeds() { generate -b 2 && works && mv out_2.png two.png && generate -s 2 && works && same two.png out.png; }
 negative_empty() { generate -n "" && works && mv out.png a.png && generate -n "ugly dog" && works && ! cmp -s a.png out.png; }
 random_seed() { penstock generate -m "$S" -p fox --steps 1 -s -1 -o out.png && works && cat ../out ../err | grep -qi 'seed' || say "seed not printed"; }
+output_is_model() { copy sigma_small && penstock quantize model -o m.penstock --type q8 -q && spoil && cp m.penstock n.penstock && penstock generate -m m.penstock -p fox -q -o m.penstock; is 2 && sentence model && same m.penstock n.penstock; }
 other_folder() { mkdir d && generate -o d/x.png && is 0 && [ -s d/x.png ] && [ ! -e out.png ]; }
 overwrites() { echo old >out.png && generate && works && pixels out.png; }
 keeps_old() { echo old >out.png && generate -W 33; is 2 && [ "$(cat out.png)" = old ] || say "the old picture is gone"; }
@@ -242,6 +243,7 @@ parameters_batch() { generate -b 2 -s 7 && has out.png "Seed: 7" && has out_2.pn
 trace_names() { generate --steps 2 --trace t && has t '"text.text_encoder"' '"latents.0"' '"latents.1"' '"latents.2"' '"image"' && ! grep -aq '"latents.3"' t; }
 
 latents_decoded() { generate --save-latents l && works && penstock decode -m "$S" -i l -q -o b.png && is 0 && mv out.png a.png && generate --load-latents l --json && is 0 && json ../out 'd["evaluations"] == 0 and d["first_call"] == 2' && same a.png out.png; }
+decode_report() { generate --save-latents l && works && penstock decode -m "$S" -i l -o b.png -W 640 --json && is 0 && json ../out 'd["seconds"]["decode"] > 0 and d["seconds"]["total"] >= d["seconds"]["decode"] and d["bytes_read"] > 0' && grep -q 32x32 ../err || say "$(cat ../err)"; }
 latents_traced() { generate --trace t && works && mv out.png a.png && generate --load-latents t && same a.png out.png; }
 latents_refused() { generate --save-latents l && is 0 && rm out.png && for o in "-W 64" "-b 2"; do generate --load-latents l $o; is 3 && sentence latents && [ ! -e out.png ] || return 1; done; }
 latents_missing() { bad 3 nowhere -- --load-latents nowhere; }
@@ -361,6 +363,7 @@ same_line() { [ "$(sed 's/.*"stages"//' "$1" | sort -u | wc -l)" -eq 1 ] || say 
 file_refused() { # LINE WORD TEXT: nothing runs
     printf 'fox\n%s\n' "$3" >f; penstock generate -m "$S" --prompt-file f --steps 1 -q -o x.png; is "$4" && sentence "line $1" "$2" && [ "$(ls)" = f ]
 }
+file_of_bytes() { printf 'a fox\nd\000g\n' >f; penstock generate -m "$S" --prompt-file f -q -o x.png; is 3 && sentence 'line 2' && [ "$(ls)" = f ]; }
 file_clash() { printf '{"prompt":"a","output":"z.png"}\nfox\n{"prompt":"b","output":"z.png"}\n' >f; penstock generate -m "$S" --prompt-file f -q -o x.png; is 2 && sentence 'line 3' 'line 1' && [ "$(ls)" = f ]; }
 file_empty() { printf '# nothing\n\n' >f; penstock generate -m "$S" --prompt-file f -q -o x.png; is 3 && sentence prompt && penstock generate -m "$S" --prompt-file nowhere -q; is 3 && sentence nowhere; }
 file_traces() { lines && penstock generate -m "$S" --prompt-file lines --steps 2 -s 1 -q -o x.png --trace t --save-latents l.safetensors && is 0 && [ -s t_6 ] && [ -s l_3.safetensors ] && penstock generate -m "$S" -p "a red fox on a hill" --steps 2 -s 1 -q -o y.png --trace u && same u t_3 && same y.png x_3.png; }
@@ -454,6 +457,7 @@ plan_roles() {
     penstock plan "$S" --json && is 0 && json ../out 'sum(d[r + "_parameters"] for r in ("encoder", "denoiser", "decoder")) == sum(s["parameters"] for s in d["stages"])' &&
     penstock plan "$S/text_encoder" --tokens 5 --json && is 0 && json ../out 'd["encoder_parameters"] == d["stages"][0]["parameters"] and "denoiser_parameters" not in d'
 }
+plan_named() { penstock plan sd15 --type q4 -W 256 -H 256 && is 0 && has ../out unet 256x256 && awk 'length > 80 { exit 1 }' ../out && penstock inspect sd15 && is 0 && has ../out 'no weights'; }
 # How fast it is depends on the machine; that every row is there, and was measured, does not.
 bench_json() {
     penstock bench 'SD 1.5 linear' 'VAE conv' 'T5-XXL attention' 'PixArt layer' 'PixArt rotate' encode picture -m "$S" --seconds 0.0005 --json && is 0 || return
@@ -688,6 +692,13 @@ try 'precision unknown' bad 2 f17 -- --precision f17
 try 'length 0' bad 2 -- --max-sequence-length 0
 try 'budget word' bad 2 lots -- --memory-budget lots
 try 'budget 3Q' bad 2 3Q -- --memory-budget 3Q
+try 'budget in hexadecimal' bad 2 0x40M -- --memory-budget 0x40M
+try 'an empty name' bad 2 model empty -- -m ""
+try 'an option of another command' bad 2 tensors inspect -- --tensors
+try "diffusers' name of an option" bad 2 guidance_scale cfg-scale -- --guidance_scale 3
+try 'a picture that is no PNG' refused 2 PNG x.png -- generate -m "$S" -p fox -o x.jpg
+try 'an output named twice' bad 2 trace output -- --trace out.png
+try 'the model as the output' output_is_model
 
 try 'model missing' refused 3 nowhere -- generate -m nowhere -p fox -o out.png
 try 'model is an empty folder' refused 3 -- generate -m "$ROOT/work" -p fox -o out.png
@@ -748,6 +759,7 @@ try 'png parameters of a batch' parameters_batch
 try 'trace names' trace_names
 
 try 'latents saved, decoded, loaded' latents_decoded
+try 'decode reports seconds, and the size' decode_report
 try 'latents of a trace, loaded' latents_traced
 try 'latents of another size are refused' latents_refused
 try 'latents missing' latents_missing
@@ -781,6 +793,8 @@ try 'prompt file: a picture that is missing' file_refused 2 nowhere '{"prompt": 
 try 'prompt file: one pass' file_one_pass
 try 'prompt file: unknown option' file_refused 2 colour '{"prompt": "a", "colour": 3}' 2
 try 'prompt file: near option' file_refused 2 height '{"prompt": "a", "hieght": 3}' 2
+try "prompt file: diffusers' name of an option" file_refused 2 cfg_scale '{"prompt": "a", "guidance_scale": 3}' 2
+try 'prompt file: no text' file_of_bytes
 try 'prompt file: bad size' file_refused 2 33 '{"prompt": "a", "width": 33}' 2
 try 'prompt file: bad JSON' file_refused 2 f '{"prompt": ' 3
 try 'prompt file: no prompt' file_refused 2 prompt '{"seed": 1}' 2
@@ -808,6 +822,8 @@ try 'plan tells encoder, denoiser, decoder' plan_roles
 try 'plan tells evaluations' plan_evaluations
 try 'plan --json' plan_json
 try 'plan of two' plan_two
+try 'plan of a system by its name' plan_named
+try 'plan of a name that is none' refused 3 sd51 sd15 -- plan sd51
 try 'bench --json' bench_json
 try 'bench of a text encoder alone' bench_encoder
 try 'bench of the scalar kernels, one word' bench_scalar
@@ -845,6 +861,8 @@ try 'container truncated much' truncated_container 200000
 try 'container of zeros' no_container
 try 'quantize: unknown type' quantize_bad_type
 try 'quantize: missing model' quantize_missing
+try 'quantize: a size without --calibrate' refused 2 width calibrate -- quantize "$S" -o x.penstock -W 64
+try 'quantize: configs without --random' refused 3 weights random -- quantize sd15 -o x.penstock
 try 'CLIP alone: --tokens' clip_tokens
 try 'CLIP alone: weights of 1 change nothing' clip_weights
 try 'CLIP alone: BREAK' clip_chunks

@@ -2,7 +2,6 @@
 #include <stdio.h>
 
 #include "base/mem.h"
-#include "base/output.h"
 #include "models/tensor_file.h"
 #include "tools/command.h"
 
@@ -18,11 +17,13 @@ bool cmd_decode(const options *given, status *st)
     if (!o.output)
         o.output = "output.png";
     progress_start(&p, o.quiet);
-    if (!make_request(&o, &p, &q, st) || !output_check(o.output, st))
+    if (!make_request(&o, &p, &q, st) || !check_outputs(&o, st))
         return false;
     source *src = latents_file_read(&l, o.input, st) ? open_model(&o, st) : NULL;
     if (src && pipeline_decode(src, &q, l.data, l.shape, &r, st)) {
         progress_end(&p);
+        if (!o.quiet && ((o.width && o.width != r.width) || (o.height && o.height != r.height)))
+            fprintf(stderr, "penstock: size: these latents make a picture of %dx%d, whatever -W and -H say\n", r.width, r.height);
         if (write_pictures(&o, &q, src->path, &r, st))
             print_report(&o, &q, &r);
     }

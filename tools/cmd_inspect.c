@@ -77,7 +77,8 @@ static void count(tally *t, const weight *w)
 }
 
 static double bits(const tally *t) { return t->parameters ? 8.0 * (double)t->bytes / (double)t->parameters : 0; }
-static double mean_error(const tally *t) { return t->error_weight > 0 ? sqrt(t->error / t->error_weight) : NAN; }
+static bool error_known(const tally *t) { return t->parameters && t->error_weight == (double)t->parameters; }
+static double mean_error(const tally *t) { return sqrt(t->error / t->error_weight); }
 
 /* Of the quantized tensors, each of which counts once; absent where nothing is known. */
 static void add_errors(json_object *j, const tally *t)
@@ -108,7 +109,7 @@ static void add_tally(json_object *j, const tally *t)
     for (int i = 0; i < MOST_STORED && t->of_stored[i].name; i++)
         json_object_object_add(types, t->of_stored[i].name, json_object_new_uint64(t->of_stored[i].parameters));
     json_object_object_add(j, "parameters_by_type", types);
-    json_object_object_add(j, "quantization_error", t->error_weight > 0 ? json_object_new_double(mean_error(t)) : NULL);
+    json_object_object_add(j, "quantization_error", error_known(t) ? json_object_new_double(mean_error(t)) : NULL);
     add_errors(j, t);
 }
 
@@ -145,7 +146,7 @@ static void print_tally(const char *name, const tally *t)
 {
     char size[SIZE_TEXT];
     printf("%-20s %8" PRIu64 " %15" PRIu64 " %9s %7.3f", name, t->tensors, t->parameters, size_text(t->bytes, size), bits(t));
-    if (t->error_weight > 0)
+    if (error_known(t))
         printf("  %7.4f ", mean_error(t));
     else
         printf("  %7s ", "-");
@@ -234,8 +235,11 @@ static void for_people(const source *s, const tally *part, const tally *all, con
     for (int c = 0; c < s->components; c++)
         print_tally(*s->component[c] ? s->component[c] : ".", &part[c]);
     print_tally("all", all);
-    print_budget(b, all);
-    print_types(type);
+    if (all->tensors) {
+        print_budget(b, all);
+        print_types(type);
+    } else
+        printf("\nno weights, only configurations: quantize --random makes some, plan says what they would need\n");
     if (s->calibration_prompts)
         print_calibration(s, type);
     if (s->blobs)
@@ -300,7 +304,7 @@ bool cmd_inspect(const options *o, status *st)
 {
     enum { MOST = 64 };
     tally part[MOST] = {0}, all = {0}, type[TYPE_COUNT] = {0};
-    source *s = open_model(o, st);
+    source *s = o->argument.count || o->model ? open_named(o->model ? o->model : o->argument.item[0], st) : open_model(o, st);
     if (!s)
         return false;
     if (s->components > MOST)

@@ -76,8 +76,10 @@ static void plan_budgets(const source *src, request q, const sustained *m, plann
             p->row[p->rows++] = (struct budget_row){budget, r.predicted_peak, read_bytes(&r), r.scratch_bytes, seconds};
         }
         result_free(&r);
-        if (p->rows > 1 && p->row[p->rows - 1].peak == p->row[p->rows - 2].peak)
+        if (p->rows > 1 && p->row[p->rows - 1].peak == p->row[p->rows - 2].peak) {
+            p->rows--;
             break;
+        }
     }
 }
 
@@ -93,7 +95,7 @@ static void plan_one(const options *o, const char *model, const sustained *m, bo
 {
     request q = {0};
     p->model = model;
-    source *src = make_request(o, NULL, &q, st) && cascade_open(&q, o, st) ? source_open(model, st) : NULL;
+    source *src = make_request(o, NULL, &q, st) && cascade_open(&q, o, st) ? open_named(model, st) : NULL;
     q.imagine = o->type != NULL;
     if (src && o->type)
         policy_type(o->type, &q.imagined_as, st);
@@ -161,12 +163,20 @@ static void print_budgets(const planned *p)
     }
 }
 
+static const char *parameters_text(uint64_t n, char out[32])
+{
+    double x = (double)n;
+    snprintf(out, 32, x >= 1e9 ? "%.2f B" : "%.1f M", x / (x >= 1e9 ? 1e9 : 1e6));
+    return out;
+}
+
 static void print_parameters(const planned *p)
 {
+    char n[32];
     printf("  parameters:");
-    for (int i = 0, n = 0; i < ROLE_COUNT; i++)
+    for (int i = 0, k = 0; i < ROLE_COUNT; i++)
         if (p->role[i])
-            printf("%s %s %.3f B (%.1f %%)", n++ ? "," : "", role_name((network_role)i), (double)p->role[i] / 1e9, 100.0 * (double)p->role[i] / (double)p->parameters);
+            printf("%s %s %s (%.1f%%)", k++ ? "," : "", role_name((network_role)i), parameters_text(p->role[i], n), 100.0 * (double)p->role[i] / (double)p->parameters);
     printf("\n");
 }
 
@@ -178,17 +188,17 @@ static void print_one(const planned *p)
         printf("  %s\n", p->st.text);
         return;
     }
-    printf("  %-18s %10s %10s %10s %10s %7s %12s %9s\n", "stage", "resident", "in flight", "arena", "read", "passes", "Gop", "seconds");
+    printf("  %-16s %8s %9s %8s %7s %6s %9s %8s\n", "stage", "resident", "in flight", "arena", "read", "passes", "Gop", "seconds");
     for (int i = 0; i < p->r.stages; i++) {
         const stage_report *g = &p->r.stage[i];
-        printf("  %-18s %10s %10s %10s %10s %7d %12.1f %9.1f\n", g->name, size_text(g->resident_bytes, t[0]),
+        printf("  %-16s %8s %9s %8s %7s %6d %9.1f %8.1f\n", g->name, size_text(g->resident_bytes, t[0]),
                size_text(g->ring_bytes, t[1]), size_text(g->arena_bytes, t[2]), size_text(g->stream_bytes, t[3]), g->passes,
                (double)g->operations / 1e9, g->seconds);
     }
     printf("  ");
     if (p->r.evaluations)
         printf("%dx%d, %d steps, %d evaluations: ", p->r.width, p->r.height, p->r.steps, p->r.evaluations);
-    printf("peak %s, scratch %s, about %.1f s on this machine\n", size_text(p->r.predicted_peak, t[4]), size_text(p->r.scratch_bytes, t[5]), p->seconds);
+    printf("peak %s, scratch %s, about %.1f s\n", size_text(p->r.predicted_peak, t[4]), size_text(p->r.scratch_bytes, t[5]), p->seconds);
     print_parameters(p);
     print_budgets(p);
 }

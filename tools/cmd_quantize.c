@@ -3,11 +3,9 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/mem.h"
 #include "base/output.h"
-#include "base/paths.h"
 #include "base/threads.h"
 #include "quant/convert.h"
 #include "tools/calibrate.h"
@@ -33,9 +31,9 @@ typedef struct job {
     int prompts;
 } job;
 
-static bool record(recorded *r, const char *path, status *st)
+static bool record(recorded *r, source *src, status *st)
 {
-    r->src = source_open(path, st);
+    r->src = src;
     r->plans = r->src ? pipeline_record(r->src, r->plan, MOST_PLANS, st) : 0;
     return status_ok(st);
 }
@@ -46,20 +44,6 @@ static void release(recorded *r)
         plan_free(&r->plan[i]);
     if (r->src)
         source_close(r->src);
-}
-
-/* SRC: a path, or the name of a system whose dimensions ship. */
-static bool record_base(job *j, const char *named, status *st)
-{
-    char *found = NULL;
-    if (access(named, F_OK) != 0 && !strchr(named, '/')) {
-        char *name = mem_format(st, "configs/%s", named);
-        found = name ? paths_data(name, st) : NULL;
-        mem_free(name);
-    }
-    bool good = status_ok(st) && record(&j->base, found ? found : named, st);
-    mem_free(found);
-    return good;
 }
 
 static convert_component *component_named(job *j, const char *name, size_t length)
@@ -81,7 +65,7 @@ static bool take_part(job *j, const char *text, status *st)
     if (j->parts == MOST_PARTS)
         return status_set(st, STATUS_USAGE, "--component: more than %d", MOST_PARTS);
     recorded *r = &j->part[j->parts++];
-    if (!record(r, equals + 1, st))
+    if (!record(r, source_open(equals + 1, st), st))
         return false;
     for (int i = 0; i < r->plans; i++)
         if (!*r->plan[i].stage || strcmp(r->plan[i].stage, c->name) == 0) {
@@ -94,7 +78,7 @@ static bool take_part(job *j, const char *text, status *st)
 
 static bool prepare(const options *o, job *j, status *st)
 {
-    if (!record_base(j, o->argument.item[0], st))
+    if (!record(&j->base, open_named(o->argument.item[0], st), st))
         return false;
     for (int i = 0; i < j->base.plans; i++)
         j->component[j->components++] = (convert_component){.name = j->base.plan[i].stage, .plan = &j->base.plan[i]};
@@ -163,7 +147,7 @@ static void report(const options *o, const convert_report *r, double seconds)
     if (o->calibrate)
         printf("%d tensors calibrated: error of their outputs %.4f, without it %.4f\n", r->fed, r->fed_error, r->plain_error);
     if (r->unused && !o->verbose)
-        printf("%d tensors have no use in this pipeline and were left out (-v lists them)\n", r->unused);
+        printf("%d tensor%s no use in this pipeline and %s left out (-v says which)\n", r->unused, r->unused == 1 ? " has" : "s have", r->unused == 1 ? "was" : "were");
     for (int i = 0; o->verbose && i < r->unused; i++)
         printf("left out: %s%s%s\n", r->unused_weight[i]->component, *r->unused_weight[i]->component ? "/" : "", r->unused_weight[i]->name);
 }
@@ -213,11 +197,20 @@ static bool run(const options *o, job *j, status *st)
     return good;
 }
 
+/* Sizes, steps, scale and seed are of the calibration's runs. */
+static bool calibrates_if_sized(const options *o, status *st)
+{
+    const char *given = o->width ? "width" : o->height ? "height" : o->steps ? "steps" : !isnan(o->guidance_scale) ? "cfg-scale" : o->seed_given ? "seed" : NULL;
+    if (o->command->bit != QUANTIZE || o->calibrate || !given)
+        return true;
+    return status_set(st, STATUS_USAGE, "--%s: is of the runs of --calibrate, which is not given%s", given, o->seed_given ? " (--random takes its own seed)" : "");
+}
+
 bool cmd_quantize(const options *o, status *st)
 {
     if (!o->output)
         return status_set(st, STATUS_USAGE, "quantize: an output is missing (-o FILE.penstock)");
-    if (!output_check(o->output, st))
+    if (!output_check(o->output, st) || !calibrates_if_sized(o, st))
         return false;
     job *j = mem_alloc(1, sizeof *j, "quantize", st);
     if (j && prepare(o, j, st))

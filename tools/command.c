@@ -1,9 +1,14 @@
 #include "tools/command.h"
 
+#include <dirent.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "base/output.h"
@@ -43,6 +48,52 @@ source *open_model(const options *o, status *st)
     return src;
 }
 
+/* The names of shipped dimensions that are near to one that is not there. */
+static bool no_system(const char *named, status *st)
+{
+    enum { MOST = 255 };
+    char *folder = paths_data("configs", st);
+    struct dirent **found = NULL;
+    const char *names[MOST + 1] = {NULL};
+    int n = folder ? scandir(folder, &found, NULL, alphasort) : 0;
+    for (int i = 0, k = 0; i < n && k < MOST; i++)
+        if (found[i]->d_name[0] != '.')
+            names[k++] = found[i]->d_name;
+    const char *near = nearest(named, names);
+    if (near)
+        status_set(st, STATUS_BAD_FILE, "%s: no such file or folder, and no system of that name; did you mean %s?", named, near);
+    else if (folder)
+        status_set(st, STATUS_BAD_FILE, "%s: no such file or folder, and no system of that name: these are in %s", named, folder);
+    for (int i = 0; i < n; i++)
+        free(found[i]);
+    free(found);
+    mem_free(folder);
+    return status_ok(st);
+}
+
+source *open_named(const char *named, status *st)
+{
+    if (access(named, F_OK) == 0 || strchr(named, '/'))
+        return source_open(named, st);
+    char *name = mem_format(st, "configs/%s", named), *found = name ? paths_data(name, st) : NULL;
+    if (!found && status_ok(st))
+        no_system(named, st);
+    source *src = status_ok(st) ? source_open(found ? found : named, st) : NULL;
+    mem_free(found);
+    mem_free(name);
+    return src;
+}
+
+/* "--cpu: no kernels are named NAME; ...": the one that was meant, or all there are. */
+static bool not_among(const char *what, const char *name, const char *const *all, status *st)
+{
+    char list[256];
+    const char *near = nearest(name, all);
+    if (near)
+        return status_set(st, STATUS_USAGE, "%s %.60s; did you mean %s?", what, name, near);
+    return status_set(st, STATUS_USAGE, "%s %.60s; there are %s", what, name, names_in_line(all, list, sizeof list));
+}
+
 static bool known_kernels(const char *name, status *st)
 {
     bool known = true;
@@ -51,9 +102,7 @@ static bool known_kernels(const char *name, status *st)
     if (known)
         return status_set(st, STATUS_USAGE, "--cpu: this processor has no %s", name);
     const char *all[] = {"scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "neon", "dotprod", "i8mm", NULL};
-    const char *near = nearest(name, all);
-    return status_set(st, STATUS_USAGE, "--cpu: no kernels are named %s here%s%s%s", name, near ? "; did you mean " : "",
-                      near ? near : "", near ? "?" : "");
+    return not_among("--cpu: no kernels are named", name, all, st);
 }
 
 static bool known_sampler(const char *name, status *st)
@@ -66,9 +115,7 @@ static bool known_sampler(const char *name, status *st)
         all[n++] = row->method;
     }
     all[n] = NULL;
-    const char *near = nearest(name, all);
-    return status_set(st, STATUS_USAGE, "--sampling-method: no method is named %s%s%s%s", name, near ? "; did you mean " : "",
-                      near ? near : "", near ? "?" : "");
+    return not_among("--sampling-method: no method is named", name, all, st);
 }
 
 bool cascade_open(request *q, const options *o, status *st)
@@ -134,8 +181,47 @@ bool write_pictures(const options *o, const request *q, const char *model, const
     return status_ok(st);
 }
 
+/* A file that is read and one that is written, or two that are written, must not be the same; devices may be. */
+static bool same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    bool has_x = stat(a, &x) == 0, has_y = stat(b, &y) == 0;
+    if (has_x && has_y)
+        return S_ISREG(x.st_mode) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+    return !has_x && !has_y && strcmp(a, b) == 0;
+}
+
+static bool distinct_outputs(const options *o, status *st)
+{
+    const struct { const char *option, *file; } all[] = {
+        {"output", o->output}, {"trace", o->trace}, {"save-latents", o->save_latents}, {"checkpoint", o->checkpoint},
+    };
+    const size_t n = sizeof all / sizeof *all;
+    for (size_t i = 0; i < n && status_ok(st); i++) {
+        if (all[i].file && o->model && same_file(all[i].file, o->model))
+            return status_set(st, STATUS_USAGE, "--%s: %s is the model itself", all[i].option, all[i].file);
+        for (size_t k = 0; k < i; k++)
+            if (all[i].file && all[k].file && same_file(all[i].file, all[k].file))
+                return status_set(st, STATUS_USAGE, "--%s: %s is the file of --%s as well", all[i].option, all[i].file, all[k].option);
+    }
+    return true;
+}
+
+/* A name that promises another kind of picture. */
+static bool picture_is_png(const options *o, status *st)
+{
+    static const char *const others[] = {".jpg", ".jpeg", ".jxl", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", NULL};
+    const char *dot = o->output ? strrchr(o->output, '.') : NULL;
+    for (const char *const *end = others; dot && *end; end++)
+        if (strcasecmp(dot, *end) == 0)
+            return status_set(st, STATUS_USAGE, "--output: %s: pictures are written as PNG; name it %.*s.png", o->output, (int)(dot - o->output), o->output);
+    return true;
+}
+
 bool check_outputs(const options *o, status *st)
 {
+    if (!distinct_outputs(o, st) || (o->command->bit & (GENERATE | DECODE) && !picture_is_png(o, st)))
+        return false;
     for (int k = 0; k < (o->command->bit == GENERATE ? o->batch_count : 1) && status_ok(st); k++) {
         char *name = picture_name(o->output, k, st);
         if (name)
@@ -245,6 +331,15 @@ static void print_stages(const result *r)
                size_text(r->stage[i].ring_bytes, b), size_text(r->stage[i].arena_bytes, c), size_text(r->stage[i].stream_bytes, d));
 }
 
+/* "out.png: ", "out.png ... out_4.png: " */
+static void print_outputs(const options *o, int images)
+{
+    status st = STATUS_INIT;
+    char *last = images > 1 ? picture_name(o->output, images - 1, &st) : NULL;
+    printf("%s%s%s: ", o->output, last ? images > 2 ? " ... " : " " : "", last ? last : "");
+    mem_free(last);
+}
+
 void print_report(const options *o, const request *q, const result *r)
 {
     char peak[SIZE_TEXT];
@@ -254,9 +349,11 @@ void print_report(const options *o, const request *q, const result *r)
     }
     if (o->quiet)
         return;
-    printf("%s: ", o->output);
+    print_outputs(o, r->images);
     if (r->images > 0)
-        printf("%dx%d, seed %" PRIu64 ", ", r->width, r->height, q->seed);
+        printf("%dx%d, ", r->width, r->height);
+    if (r->images > 0 && o->command->bit == GENERATE)
+        printf("seed %" PRIu64 ", ", q->seed);
     printf("%.1f s, peak memory %s\n", r->seconds_total, size_text(peak_memory(), peak));
     if (o->verbose)
         print_stages(r);

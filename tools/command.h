@@ -35,6 +35,8 @@ bool cmd_completion(const options *o, status *st);
 
 /* The model of -m, or the command's first argument, or the small one. */
 source *open_model(const options *o, status *st);
+/* A path, or the name of a system whose dimensions ship ("sd15"). */
+source *open_named(const char *named, status *st);
 /* What the options ask for, checked as far as that goes without the model. p may be NULL. */
 bool make_request(const options *o, progress *p, request *q, status *st);
 

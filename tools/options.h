@@ -45,5 +45,9 @@ void options_completion(void);
 
 /* The name of a list that is nearest to what was typed, or NULL when none is near. The list ends with NULL. */
 const char *nearest(const char *typed, const char *const *names);
+/* Our name ("cfg-scale") of an option that other programs (diffusers, stable-diffusion.cpp, ...) call `word` ("guidance-scale"), or NULL. */
+const char *named_elsewhere(const char *word);
+/* The names of a list between blanks, for a sentence; cut where `room` ends. Returns `out`. */
+char *names_in_line(const char *const *names, char *out, size_t room);
 
 #endif

@@ -57,7 +57,7 @@ static void bar(progress *p, double now)
     times(p, now, text, sizeof text);
     if (p->total > 0)
         snprintf(count, sizeof count, "%d/%d", p->done, p->total);
-    int width = columns() - 48 < 40 ? columns() - 48 : 40;
+    int stage = (int)strlen(p->stage), room = columns() - 40 - (stage > 8 ? stage : 8), width = room < 40 ? room : 40;
     if (p->total > 0 && width >= 5) {
         int full = (int)((double)width * p->done / p->total);
         for (int i = 0; i < width; i++)

@@ -18,6 +18,20 @@ void prompts_name_line(const prompt_lines *l, const prompt_line *line, status *s
     st->least_bytes = why.least_bytes;
 }
 
+/* The allowed name that a mistyped key, or another program's name, stands for; or NULL. */
+static const char *meant(const char *key, const char *const *allowed)
+{
+    char word[64];
+    snprintf(word, sizeof word, "%s", key);
+    for (char *c = word; *c; c++)
+        *c = *c == '_' ? '-' : *c;
+    const char *ours = named_elsewhere(word);
+    snprintf(word, sizeof word, "%s", ours ? ours : key);
+    for (char *c = word; *c; c++)
+        *c = *c == '-' ? '_' : *c;
+    return nearest(word, allowed);
+}
+
 /* The strings of a line must live as long as its options: they stay in the JSON object. */
 static bool apply_json(options *o, json_object *line, status *st)
 {
@@ -31,7 +45,7 @@ static bool apply_json(options *o, json_object *line, status *st)
         while (*name && strcmp(*name, key) != 0)
             name++;
         if (!*name) {
-            const char *near = nearest(key, allowed);
+            const char *near = meant(key, allowed);
             return status_set(st, STATUS_USAGE, "no option '%s' in a prompt file%s%s%s", key, near ? "; did you mean " : "",
                               near ? near : "", near ? "?" : "");
         }
@@ -94,6 +108,8 @@ static bool read_lines(prompt_lines *l, const options *o, FILE *f, char *text, s
         prompt_line here = {.number = ++number};
         if (n == LONGEST_LINE - 1 && text[n - 1] != '\n')
             status_set(st, STATUS_BAD_FILE, "longer than %d bytes", LONGEST_LINE - 2);
+        else if (n == 0 || (text[n - 1] != '\n' && !feof(f)))
+            status_set(st, STATUS_BAD_FILE, "holds a byte of value 0: this is no text");
         begin[strcspn(begin, "\r\n")] = 0;
         if (status_ok(st) && *begin && *begin != '#')
             add_line(l, o, begin, number, &picture, st);

@@ -99,7 +99,7 @@ static bool not_a_size(const char *option, const char *text, status *st)
 static bool amount(const char *text, double *bytes, const char **end)
 {
     char *e;
-    if (!isdigit((unsigned char)*text) && *text != '.')
+    if ((!isdigit((unsigned char)*text) && *text != '.') || (text[0] == '0' && tolower((unsigned char)text[1]) == 'x'))
         return false;   /* strtod would take "inf", "nan", "0x" and signs */
     double x = strtod(text, &e);
     static const char units[] = "KMGT";

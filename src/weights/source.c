@@ -49,7 +49,10 @@ source *source_open(const char *path, status *st)
 {
     struct stat s;
     if (stat(path, &s) != 0) {
-        status_set(st, STATUS_BAD_FILE, "%s: cannot open: %s", path, strerror(errno));
+        if (errno == ENOENT)
+            status_set(st, STATUS_BAD_FILE, "%s: no such file or folder; a model is a .penstock container, a diffusers folder, a checkpoint or a GGUF", path);
+        else
+            status_set(st, STATUS_BAD_FILE, "%s: cannot open: %s", path, strerror(errno));
         return NULL;
     }
     return S_ISDIR(s.st_mode) ? source_open_folder(path, st) : open_single(path, st);
