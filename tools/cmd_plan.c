@@ -166,7 +166,7 @@ static void print_budgets(const planned *p)
 static const char *parameters_text(uint64_t n, char out[32])
 {
     double x = (double)n;
-    snprintf(out, 32, x >= 1e9 ? "%.2f B" : "%.1f M", x / (x >= 1e9 ? 1e9 : 1e6));
+    snprintf(out, 32, x >= 1e9 ? "%.2f B" : x >= 1e7 ? "%.0f M" : "%.1f M", x / (x >= 1e9 ? 1e9 : 1e6));
     return out;
 }
 
