@@ -6,31 +6,16 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "tests/support.h"
 #include "text/tokenizer.h"
 
-#ifndef FIXTURES_DIR
-#define FIXTURES_DIR "tests/fixtures"
-#endif
-
-/* text NULL: there is no such file. With a 0 behind the bytes, as the program hands them over. */
+/* text NULL: there is no such file. */
 static tokenizer_file read_file(const char *folder, const char *name)
 {
-    char path[1024];
-    const char *fixtures = getenv("PENSTOCK_FIXTURES");
-    snprintf(path, sizeof path, "%s/bpe/%s%s%s", fixtures ? fixtures : FIXTURES_DIR, folder, *folder ? "/" : "", name);
-    tokenizer_file t = {NULL, 0};
-    FILE *f = fopen(path, "rb");
-    if (!f)
-        return t;
-    cr_assert_eq(fseek(f, 0, SEEK_END), 0);
-    t.bytes = (size_t)ftell(f);
-    rewind(f);
-    char *text = malloc(t.bytes + 1);
-    cr_assert(text && fread(text, 1, t.bytes, f) == t.bytes);
-    text[t.bytes] = 0;
-    t.text = text;
-    fclose(f);
-    return t;
+    char path[128];
+    snprintf(path, sizeof path, "%s%s%s", folder, *folder ? "/" : "", name);
+    file_bytes f = fixture_exists("bpe", path) ? fixture_read("bpe", path) : (file_bytes){NULL, 0};
+    return (tokenizer_file){f.data, f.bytes};
 }
 
 static tokenizer_files read_files(const char *folder)
@@ -60,22 +45,6 @@ static tokenizer *open_folder(const char *folder, status *st)
     tokenizer *t = tokenizer_open_bpe(&f, st);
     free_files(&f);
     return t;
-}
-
-/* \xNN back to bytes, in place. */
-static void unescape(char *text)
-{
-    char *to = text;
-    for (char *p = text; *p; to++) {
-        unsigned byte;
-        if (p[0] == '\\' && sscanf(p, "\\x%2x", &byte) == 1) {
-            *to = (char)byte;
-            p += 4;
-        } else {
-            *to = *p++;
-        }
-    }
-    *to = 0;
 }
 
 static void check_ids(const tokenizer *t, const char *folder, int most, int whole, char *wanted, char *text)

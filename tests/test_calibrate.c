@@ -10,26 +10,9 @@
 #include "base/threads.h"
 #include "quant/convert.h"
 #include "quant/encode_feedback.h"
+#include "tests/support.h"
 #include "weights/moments.h"
 #include "weights/pack.h"
-
-static uint64_t state = 1;
-
-static double uniform(void)
-{
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    return ((double)(state >> 11) + 0.5) / 9007199254740992.0;
-}
-
-static float gaussian(void) { return (float)(sqrt(-2 * log(uniform())) * cos(6.283185307179586 * uniform())); }
-
-static void *room(size_t n, size_t size)
-{
-    status st = STATUS_INIT;
-    void *p = mem_alloc(n, size, "test", &st);
-    cr_assert(p, "%s", st.text);
-    return p;
-}
 
 /* Inputs that depend on each other: each row is a mixture of a few directions, and some noise. */
 static float *inputs(int rows, int depth)
@@ -233,7 +216,7 @@ static double output_error(const encoding *e, const coded *c, const float *w, co
 static void check_layer(weight_type type, int rows, int taps, int depth, double factor)
 {
     enum { SEEN = 600, OTHERS = 100 };
-    state = 11;
+    seed_state = 11;
     one_layer l;
     open_layer(&l, rows, taps, depth);
     status st = STATUS_INIT;
@@ -283,7 +266,7 @@ Test(calibrate, poor_moments_do_no_harm)
     enum { DEPTH = 256, ROWS = 40 };
     for (int kind = 0; kind < 3; kind++) {
         one_layer l;
-        state = 3;
+        seed_state = 3;
         open_layer(&l, 40, 1, DEPTH);
         status st = STATUS_INIT;
         float *x = room((size_t)(ROWS * DEPTH), sizeof *x), *factors = room((size_t)(DEPTH * DEPTH), sizeof *factors);

@@ -16,31 +16,12 @@
 #include "quant/convert.h"
 #include "quant/encode.h"
 #include "quant/round.h"
+#include "tests/support.h"
 #include "weights/pack.h"
 
 /* ---- numbers to quantize ---- */
 
-static uint64_t state = 1;
-
-static double uniform(void)
-{
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    return ((double)(state >> 11) + 0.5) / 9007199254740992.0;
-}
-
-static float gaussian(void) { return (float)(sqrt(-2 * log(uniform())) * cos(6.283185307179586 * uniform())); }
-
 static size_t numbers(matrix_shape m) { return (size_t)m.rows * (size_t)m.taps * (size_t)m.depth; }
-
-static double relative(const float *a, const float *b, size_t n)
-{
-    double error = 0, energy = 0;
-    for (size_t i = 0; i < n; i++) {
-        error += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
-        energy += (double)a[i] * a[i];
-    }
-    return sqrt(error / energy);
-}
 
 /* ---- the converter ---- */
 
@@ -94,7 +75,7 @@ static void fake(fake_model *f)
     status st = STATUS_INIT;
     static const io_vtable reading = {read_fake, NULL};
     *f = (fake_model){.component = {"unet"}};
-    state = 5;
+    seed_state = 5;
     add(f, "token.weight", TYPE_F16, ROLE_EMBEDDING, 300, 1, 64);
     add(f, "conv_in.weight", TYPE_F32, ROLE_EDGE, 64, 9, 4);
     add(f, "a.weight", TYPE_BF16, ROLE_LINEAR, 1100, 1, 1024);
@@ -217,7 +198,7 @@ Test(convert, numbers_survive)
             for (int64_t r = 0; r < w->matrix.rows; r++)
                 type_to_f32(kernels_best(), w->type, &w->matrix, w->oihw, NULL, f.data + w->part->offset + (size_t)r * type_unit_bytes(w->type, &w->matrix), 1, tmp,
                             want + (size_t)r * row);
-            double error = relative(want, have, numbers(w->matrix)), said = source_find(s, "unet", w->name)->error;
+            double error = relative_error(have, want, numbers(w->matrix)), said = source_find(s, "unet", w->name)->error;
             cr_assert(error < 0.075, "%s: %g", w->name, error);
             cr_assert_float_eq(error, said, 1e-3 * error + 1e-5, "%s: %g, said %g", w->name, error, said);
             mem_free(have);

@@ -15,6 +15,7 @@
 #include "image/image_png.h"
 #include "models/pipeline.h"
 #include "quant/convert.h"
+#include "tests/support.h"
 #include "weights/io.h"
 
 static char folder[256], out_path[300];
@@ -37,14 +38,7 @@ static void shell(const char *command, const char *a, const char *b)
 
 static void remove_folder(void) { shell("rm -rf", folder, folder); }
 
-static const char *fixture_named(char path[1024], const char *name)
-{
-    const char *fixtures = getenv("PENSTOCK_FIXTURES");
-    snprintf(path, 1024, "%s/%s", fixtures ? fixtures : "tests/fixtures", name);
-    return path;
-}
-
-static const char *fixture(char path[1024]) { return fixture_named(path, "pixart/models/sigma_small"); }
+static const char *small(void) { return fixture_path("pixart", "models/sigma_small"); }
 
 static int entries(const char *name)
 {
@@ -219,11 +213,10 @@ static void every_read(job j, long least, int error, status_code code)
     free(j.expected);
 }
 
-static job job_of(bool (*run)(const job *, status *), uint64_t budget, char path[1024]) 
+static job job_of(bool (*run)(const job *, status *), uint64_t budget)
 {
-    return (job){.run = run, .model = fixture(path), .budget = budget, .type = TYPE_F16, .stride = 1};
+    return (job){.run = run, .model = small(), .budget = budget, .type = TYPE_F16, .stride = 1};
 }
-
 
 /* Least budget and a little: the ring, the slabs, the ladder of plans. */
 static uint64_t narrow(const char *model)
@@ -237,20 +230,17 @@ static uint64_t narrow(const char *model)
 
 Test(faults, every_allocation_of_generate, .init = make_folder, .fini = remove_folder)
 {
-    char path[1024];
-    every_allocation(job_of(generate, 0, path), 50);
+    every_allocation(job_of(generate, 0), 50);
 }
 
 Test(faults, every_allocation_of_generate_in_a_budget, .init = make_folder, .fini = remove_folder)
 {
-    char path[1024];
-    every_allocation(job_of(generate, narrow(fixture(path)), path), 50);
+    every_allocation(job_of(generate, narrow(small())), 50);
 }
 
 Test(faults, every_allocation_of_generate_with_a_cache, .init = make_folder, .fini = remove_folder)
 {
-    char path[1024];
-    job j = job_of(generate, 0, path);
+    job j = job_of(generate, 0);
     j.cache = true;
     every_allocation(j, 50);
 }
@@ -258,10 +248,9 @@ Test(faults, every_allocation_of_generate_with_a_cache, .init = make_folder, .fi
 /* Two encoders, another tokenizer, another network: more of everything, so not every one. */
 Test(faults, stable_diffusion, .init = make_folder, .fini = remove_folder)
 {
-    char path[1024];
-    job j = {.run = generate, .model = fixture_named(path, "sd/models/xl"), .stride = 31};
+    job j = {.run = generate, .model = fixture_path("", "sd/models/xl"), .stride = 31};
     every_allocation(j, 50);
-    j.budget = narrow(path);
+    j.budget = narrow(j.model);
     j.stride = 61;
     every_allocation(j, 50);
     j.stride = 17;
@@ -271,10 +260,9 @@ Test(faults, stable_diffusion, .init = make_folder, .fini = remove_folder)
 /* Matrices that are turned as they are read, in parts of a batch. */
 Test(faults, kandinsky3, .init = make_folder, .fini = remove_folder)
 {
-    char path[1024];
-    job j = {.run = generate, .model = fixture_named(path, "kandinsky3/models/full"), .stride = 131};
+    job j = {.run = generate, .model = fixture_path("", "kandinsky3/models/full"), .stride = 131};
     every_allocation(j, 50);
-    j.budget = narrow(path);
+    j.budget = narrow(j.model);
     j.stride = 71;
     every_allocation(j, 50);
     j.stride = 29;
@@ -286,10 +274,9 @@ Test(faults, tokens, .init = make_folder, .fini = remove_folder)
 {
     static const char *const models[] = {"amused/models/small", "muse/models/t5"};
     for (int i = 0; i < 2; i++) {
-        char path[1024];
-        job j = {.run = generate, .model = fixture_named(path, models[i]), .stride = 11};
+        job j = {.run = generate, .model = fixture_path("", models[i]), .stride = 11};
         every_allocation(j, 20);
-        j.budget = narrow(path);
+        j.budget = narrow(j.model);
         j.stride = 41;
         every_allocation(j, 10);
         j.stride = 17;
@@ -299,15 +286,13 @@ Test(faults, tokens, .init = make_folder, .fini = remove_folder)
 
 Test(faults, every_allocation_of_quantize, .init = make_folder, .fini = remove_folder)
 {
-    char path[1024];
-    every_allocation(job_of(quantize, 0, path), 50);
+    every_allocation(job_of(quantize, 0), 50);
 }
 
 /* The search for good codes takes its time. */
 Test(faults, allocations_of_quantize_to_q4, .init = make_folder, .fini = remove_folder)
 {
-    char path[1024];
-    job j = job_of(quantize, 0, path);
+    job j = job_of(quantize, 0);
     j.type = TYPE_Q4;
     j.stride = 61;
     every_allocation(j, 50);
@@ -315,35 +300,30 @@ Test(faults, allocations_of_quantize_to_q4, .init = make_folder, .fini = remove_
 
 Test(faults, every_read_of_generate, .init = make_folder, .fini = remove_folder)
 {
-    char path[1024];
-    every_read(job_of(generate, 0, path), 20, EIO, STATUS_BAD_FILE);
+    every_read(job_of(generate, 0), 20, EIO, STATUS_BAD_FILE);
 }
 
 Test(faults, every_read_of_generate_in_a_budget, .init = make_folder, .fini = remove_folder)
 {
-    char path[1024];
-    every_read(job_of(generate, narrow(fixture(path)), path), 20, EIO, STATUS_BAD_FILE);
+    every_read(job_of(generate, narrow(small())), 20, EIO, STATUS_BAD_FILE);
 }
 
 Test(faults, every_read_of_quantize, .init = make_folder, .fini = remove_folder)
 {
-    char path[1024];
-    every_read(job_of(quantize, 0, path), 20, EIO, STATUS_BAD_FILE);
+    every_read(job_of(quantize, 0), 20, EIO, STATUS_BAD_FILE);
 }
 
 Test(faults, every_read_interrupted, .init = make_folder, .fini = remove_folder)
 {
-    char path[1024];
-    every_read(job_of(generate, narrow(fixture(path)), path), 20, EINTR, STATUS_OK);
+    every_read(job_of(generate, narrow(small())), 20, EINTR, STATUS_OK);
 }
 
 Test(faults, short_reads, .init = make_folder, .fini = remove_folder)
 {
-    char path[1024];
     bool (*run[])(const job *, status *) = {generate, quantize};
     for (int k = 0; k < 2; k++)
         for (int narrowed = 0; narrowed < 2; narrowed++) {
-            job j = job_of(run[k], narrowed && k == 0 ? narrow(fixture(path)) : 0, path);
+            job j = job_of(run[k], narrowed && k == 0 ? narrow(small()) : 0);
             run_whole(&j);
             for (size_t most = 1; most < 10000; most = most * 9 + 4) {
                 status st = STATUS_INIT;
@@ -396,18 +376,17 @@ static status run_with(const char *model, uint64_t budget, const event *e, char 
 /* A copy of the model that may be spoiled, and the file of its denoiser. */
 static void copy_model(char model[400], char weights[500])
 {
-    char path[1024];
     snprintf(model, 400, "%s/model", folder);
     snprintf(weights, 500, "%s/transformer/diffusion_pytorch_model.safetensors", model);
     shell("rm -rf", model, model);
-    shell("cp -r", fixture(path), model);
+    shell("cp -r", small(), model);
 }
 
 Test(faults, a_file_that_shrinks, .init = make_folder, .fini = remove_folder)
 {
-    char model[400], weights[500], *picture, path[1024];
+    char model[400], weights[500], *picture;
     size_t bytes;
-    uint64_t budget[] = {0, narrow(fixture(path))};
+    uint64_t budget[] = {0, narrow(small())};
     const char *cuts[] = {"truncate -s 0", "truncate -s 5000", "truncate -s 20000"};
     for (int b = 0; b < 2; b++)
         for (int c = 0; c < 3; c++) {
@@ -424,9 +403,9 @@ Test(faults, a_file_that_shrinks, .init = make_folder, .fini = remove_folder)
 /* The opened file stays what it was: the run ends as if nothing had happened. */
 Test(faults, a_file_that_is_replaced, .init = make_folder, .fini = remove_folder)
 {
-    char model[400], weights[500], other[600], path[1024], *whole, *picture;
+    char model[400], weights[500], other[600], *whole, *picture;
     size_t bytes, n;
-    uint64_t budget[] = {0, narrow(fixture(path))};
+    uint64_t budget[] = {0, narrow(small())};
     for (int b = 0; b < 2; b++) {
         copy_model(model, weights);
         cr_assert_eq(run_with(model, budget[b], NULL, &whole, &bytes).code, STATUS_OK);
@@ -443,9 +422,9 @@ Test(faults, a_file_that_is_replaced, .init = make_folder, .fini = remove_folder
 /* A container that is written over before the decoder reads its part. */
 Test(faults, a_container_altered_under_way, .init = make_folder, .fini = remove_folder)
 {
-    char path[1024], container[400], *picture;
+    char container[400], *picture;
     size_t bytes;
-    job j = job_of(quantize, 0, path);
+    job j = job_of(quantize, 0);
     status st = STATUS_INIT;
     snprintf(container, sizeof container, "%s/c.penstock", folder);
     uint64_t budget[2] = {0};

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "tests/support.h"
 #include "weights/source.h"
 
 static char folder[] = "/tmp/penstock-folder-XXXXXX";
@@ -59,13 +60,6 @@ static void put_tensors(const char *name, const char *header, size_t data)
     memcpy(bytes + 8, header, length);
     put(name, bytes, 8 + length + data);
     free(bytes);
-}
-
-static void check_sentence(const status *st, const char *word)
-{
-    cr_expect_eq(st->code, STATUS_BAD_FILE, "%d: %s", st->code, st->text);
-    cr_expect(strstr(st->text, word), "'%s' lacks '%s'", st->text, word);
-    cr_expect(!strchr(st->text, '\n') && strlen(st->text) > 10, "'%s'", st->text);
 }
 
 #define TENSOR(type, shape, offsets) "{\"dtype\":\"" type "\",\"shape\":" shape ",\"data_offsets\":" offsets "}"

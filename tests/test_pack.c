@@ -1,121 +1,20 @@
-/* The container: written and read back, and every way in which a file can be wrong. */
+/* The container read back, and every way in which a file can be wrong. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 #include <xxhash.h>
 
 #include "base/mem.h"
-#include "base/output.h"
 #include "quant/encode.h"
-#include "weights/pack.h"
+#include "tests/pack_sample.h"
 #include "weights/pack_format.h"
 
-/* ---- a model to write ---- */
-
-typedef struct sample {
-    const char *component, *name;
-    weight_type type;
-    matrix_shape m;
-    weight_role role;
-} sample;
-
-static const sample samples[] = {
-    {"text_encoder", "shared.weight", TYPE_Q8_ROWS, {1000, 1, 64}, ROLE_EMBEDDING},
-    {"text_encoder", "a.weight", TYPE_Q4, {256, 1, 256}, ROLE_LINEAR},
-    {"text_encoder", "a.bias", TYPE_F32, {1, 1, 256}, ROLE_VECTOR},
-    {"unet", "conv_in.weight", TYPE_F16, {64, 9, 4}, ROLE_EDGE},
-    {"unet", "big.weight", TYPE_Q4, {2500, 1, 8192}, ROLE_LINEAR}, /* three parts, the last panel not full */
-    {"unet", "middle.weight", TYPE_Q8, {1040, 1, 2048}, ROLE_LINEAR}, /* an extent of its own */
-    {"unet", "big.bias", TYPE_F32, {1, 1, 2500}, ROLE_VECTOR},
-    {"unet", "small.weight", TYPE_Q4, {33, 9, 64}, ROLE_CONV},
-    {"unet", "small.bias", TYPE_F32, {1, 1, 33}, ROLE_VECTOR},
-    {"vae", "w", TYPE_BF16, {64, 9, 16}, ROLE_CONV},
-    {"vae", "finer.weight", TYPE_Q5, {500, 9, 256}, ROLE_CONV},
-};
-enum { SAMPLES = sizeof samples / sizeof *samples };
-
-static uint8_t byte_at(int tensor, uint64_t i) { return (uint8_t)((i * 2654435761u + (uint64_t)tensor * 97) >> 7); }
-
-static uint64_t unit_bytes_of(const sample *s) { return type_unit_bytes(s->type, &s->m); }
-
-static int64_t units_of(const sample *s)
-{
-    int step = type_unit_rows(s->type);
-    return (s->m.rows + step - 1) / step;
-}
-
-static bool write_sample(pack_writer *w, int n, status *st)
-{
-    const sample *s = &samples[n];
-    pack_tensor t = {.component = s->component, .name = s->name, .type = s->type, .dims = 1, .matrix = s->m, .role = s->role,
-                     .rotation = type_of(s->type)->panels ? rotation_block(s->m.depth) : 0};
-    t.shape[0] = s->m.rows * s->m.taps * s->m.depth;
-    uint8_t head[CODE_HEAD_BYTES];
-    code_tables(TYPE_Q4, n % CODE_RANGES, head);
-    uint64_t unit = unit_bytes_of(s), step = (uint64_t)type_unit_rows(s->type);
-    uint8_t *bytes = mem_alloc(7, unit, "test", st);
-    bool ok = bytes && pack_begin(w, &t, head, st);
-    for (int64_t u = 0; ok && u < units_of(s); u += 7) { /* seven units at a time, whatever the parts are */
-        int64_t count = units_of(s) - u < 7 ? units_of(s) - u : 7, rows = count * (int64_t)step;
-        if (u * (int64_t)step + rows > s->m.rows)
-            rows = s->m.rows - u * (int64_t)step;
-        for (uint64_t i = 0; i < (uint64_t)count * unit; i++)
-            bytes[i] = byte_at(n, (uint64_t)u * unit + i);
-        ok = pack_rows(w, bytes, rows, st);
-    }
-    mem_free(bytes);
-    return ok && pack_end(w, s->type == TYPE_F32 ? NAN : 0.0712f, st);
-}
-
-static bool write_model(const char *path, status *st)
-{
-    pack_writer *w = pack_create(path, st);
-    if (!w)
-        return false;
-    char *large = mem_alloc(2 << 20, 1, "test", st);
-    if (large)
-        memset(large, 'x', 2 << 20);
-    bool ok = large && pack_file(w, "model_index.json", "{\"a\": 1}\n", 9, st) && pack_file(w, "empty.txt", "", 0, st) &&
-              pack_file(w, "tokenizer/spiece.model", large, 2 << 20, st) && pack_file(w, "unet/config.json", "{}", 2, st);
-    mem_free(large);
-    for (int i = 0; ok && i < SAMPLES; i++)
-        ok = write_sample(w, i, st);
-    return pack_commit(w, st) && ok;
-}
-
-static char folder[] = "/tmp/penstock-pack-XXXXXX";
-static char model[64];
-
-static void remove_folder(void)
-{
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", folder);
-    if (system(command) != 0)
-        fprintf(stderr, "%s stays behind\n", folder);
-}
-
-static void make_folder(void)
-{
-    cr_assert(mkdtemp(folder));
-    snprintf(model, sizeof model, "%s/m.penstock", folder);
-}
-
-static void make_model(void)
-{
-    status st = STATUS_INIT;
-    make_folder();
-    cr_assert(write_model(model, &st), "%s", st.text);
-}
-
-TestSuite(pack, .init = make_model, .fini = remove_folder);
-TestSuite(pack_write, .init = make_folder, .fini = remove_folder);
+TestSuite(pack, .init = pack_sample_make, .fini = pack_sample_remove);
 
 /* ---- the whole file in memory, to alter it ---- */
 
@@ -251,36 +150,6 @@ Test(pack, extents_are_aligned_and_dense)
     }
     cr_assert(io_size(s->file[0]) < bytes + (uint64_t)s->extents * PACK_ALIGN + 100000);
     source_close(s);
-}
-
-Test(pack_write, many_small_tensors_do_not_bloat)
-{
-    status st = STATUS_INIT;
-    pack_writer *w = pack_create(model, &st);
-    cr_assert(w, "%s", st.text);
-    uint64_t net = 0;
-    for (int i = 0; i < 2000; i++) { /* a matrix of 20 KB and a bias of 768 bytes, a thousand times */
-        char name[32];
-        snprintf(name, sizeof name, "block.%d", i);
-        bool bias = i % 2;
-        pack_tensor t = {.component = "dit", .name = name, .type = bias ? TYPE_F32 : TYPE_Q4, .dims = 1, .role = bias ? ROLE_VECTOR : ROLE_LINEAR,
-                         .matrix = bias ? (matrix_shape){1, 1, 192} : (matrix_shape){192, 1, 192}};
-        t.shape[0] = bias ? 192 : 192 * 192;
-        uint64_t bytes;
-        type_matrix_bytes(t.type, &t.matrix, &bytes);
-        net += bytes;
-        uint8_t *data = mem_alloc(bytes, 1, "test", &st);
-        cr_assert(pack_begin(w, &t, data, &st) && pack_rows(w, data, t.matrix.rows, &st) && pack_end(w, NAN, &st), "%s", st.text);
-        mem_free(data);
-    }
-    cr_assert(pack_commit(w, &st), "%s", st.text);
-    struct stat info;
-    cr_assert_eq(stat(model, &info), 0);
-    cr_assert((double)info.st_size < 1.05 * (double)net, "%d for %d", (int)info.st_size, (int)net);
-    source *s = source_open_pack(model, &st);
-    cr_assert(s && s->weights == 2000, "%s", st.text);
-    source_close(s);
-    cr_assert_eq(mem_in_use(), 0);
 }
 
 /* What a newer version may add is passed over. */
@@ -531,83 +400,3 @@ Test(pack, memory_that_runs_out)
         cr_assert_eq(mem_in_use(), 0);
     }
 }
-
-/* ---- writing that is cut short ---- */
-
-static bool exists(const char *path) { return access(path, F_OK) == 0; }
-
-static int files_in(const char *path)
-{
-    char command[128];
-    int n = -1;
-    snprintf(command, sizeof command, "ls -A %s | wc -l", path);
-    FILE *f = popen(command, "r");
-    cr_assert(f && fscanf(f, "%d", &n) == 1);
-    pclose(f);
-    return n;
-}
-
-Test(pack_write, memory_that_runs_out)
-{
-    for (long n = 1; n < 200; n++) {
-        status st = STATUS_INIT;
-        mem_fail_at(n);
-        bool ok = write_model(model, &st);
-        mem_fail_at(0);
-        cr_assert_eq(mem_in_use(), 0, "%ld", n);
-        cr_assert_eq(ok, exists(model));
-        cr_assert_eq(files_in(folder), ok);
-        if (ok)
-            return;
-        cr_assert_eq(st.code, STATUS_FAILED);
-    }
-}
-
-Test(pack_write, no_room_or_no_folder)
-{
-    status st = STATUS_INIT;
-    cr_assert_null(pack_create("/nowhere/at/all/m.penstock", &st));
-    cr_assert_eq(st.code, STATUS_FAILED);
-    st = (status)STATUS_INIT;
-    cr_assert_null(pack_create("/dev/null", &st));
-    cr_assert_eq(st.code, STATUS_USAGE);
-    cr_assert_eq(mem_in_use(), 0);
-}
-
-static void on_signal(int number)
-{
-    output_remove_unfinished();
-    signal(number, SIG_DFL);
-    raise(number);
-}
-
-/* A child writes for ever; it is killed after it has begun. What is left: with SIGKILL, and where files must have names, at most the .part
- * file, never OUT. */
-static void killed_by(int number)
-{
-    int pipes[2];
-    cr_assert_eq(pipe(pipes), 0);
-    pid_t child = fork();
-    if (child == 0) {
-        status st = STATUS_INIT;
-        signal(number, number == SIGKILL ? SIG_DFL : on_signal);
-        pack_writer *w = pack_create(model, &st);
-        for (int i = 0;; i = (i + 1) % SAMPLES)
-            if (!write_sample(w, i, &st) || write(pipes[1], "x", 1) != 1)
-                _exit(1);
-    }
-    char c;
-    close(pipes[1]);
-    for (int i = 0; i < SAMPLES + 5; i++)
-        cr_assert_eq(read(pipes[0], &c, 1), 1);
-    kill(child, number);
-    int how;
-    waitpid(child, &how, 0);
-    cr_assert(WIFSIGNALED(how) && WTERMSIG(how) == number);
-    cr_assert_not(exists(model));
-    cr_assert_leq(files_in(folder), number == SIGKILL ? 1 : 0);
-}
-
-Test(pack_write, sigkill_leaves_at_most_a_part_file) { killed_by(SIGKILL); }
-Test(pack_write, sigterm_leaves_nothing) { killed_by(SIGTERM); }
-Test(pack_write, sigint_leaves_nothing) { killed_by(SIGINT); }

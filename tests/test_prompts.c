@@ -7,28 +7,15 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "tests/support.h"
 #include "text/prompt_weights.h"
-
-#ifndef FIXTURES_DIR
-#define FIXTURES_DIR "tests/fixtures"
-#endif
 
 static tokenizer_file read_file(const char *folder, const char *name)
 {
-    char path[1024];
-    const char *fixtures = getenv("PENSTOCK_FIXTURES");
-    snprintf(path, sizeof path, "%s/bpe/%s%s%s", fixtures ? fixtures : FIXTURES_DIR, folder, *folder ? "/" : "", name);
-    FILE *f = fopen(path, "rb");
-    cr_assert(f, "cannot open %s (set PENSTOCK_FIXTURES)", path);
-    cr_assert_eq(fseek(f, 0, SEEK_END), 0);
-    tokenizer_file t = {.bytes = (size_t)ftell(f)};
-    rewind(f);
-    char *text = malloc(t.bytes + 1);
-    cr_assert(text && fread(text, 1, t.bytes, f) == t.bytes);
-    text[t.bytes] = 0;
-    t.text = text;
-    fclose(f);
-    return t;
+    char path[128];
+    snprintf(path, sizeof path, "%s%s%s", folder, *folder ? "/" : "", name);
+    file_bytes f = fixture_read("bpe", path);
+    return (tokenizer_file){f.data, f.bytes};
 }
 
 static tokenizer *open_folder(const char *folder)
@@ -41,22 +28,6 @@ static tokenizer *open_folder(const char *folder)
     free((char *)(uintptr_t)f.merges.text);
     free((char *)(uintptr_t)f.config.text);
     return t;
-}
-
-/* \xNN back to bytes, in place. */
-static void unescape(char *text)
-{
-    char *to = text;
-    for (char *p = text; *p; to++) {
-        unsigned byte;
-        if (p[0] == '\\' && sscanf(p, "\\x%2x", &byte) == 1) {
-            *to = (char)byte;
-            p += 4;
-        } else {
-            *to = *p++;
-        }
-    }
-    *to = 0;
 }
 
 /* tokens, cut, chunks, ids, weights, text */

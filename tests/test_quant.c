@@ -7,18 +7,9 @@
 #include "base/mem.h"
 #include "quant/encode.h"
 #include "quant/round.h"
+#include "tests/support.h"
 
 /* ---- numbers to quantize ---- */
-
-static uint64_t state = 1;
-
-static double uniform(void)
-{
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    return ((double)(state >> 11) + 0.5) / 9007199254740992.0;
-}
-
-static float gaussian(void) { return (float)(sqrt(-2 * log(uniform())) * cos(6.283185307179586 * uniform())); }
 
 static float *gaussians(size_t n)
 {
@@ -76,23 +67,13 @@ static float *decode(const coded *c)
     return out;
 }
 
-static double relative(const float *a, const float *b, size_t n)
-{
-    double error = 0, energy = 0;
-    for (size_t i = 0; i < n; i++) {
-        error += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
-        energy += (double)a[i] * a[i];
-    }
-    return sqrt(error / energy);
-}
-
 /* The error of a round trip, which must be the one that was reported. */
 static double round_trip(weight_type type, matrix_shape m, const float *w)
 {
     coded c = code(type, m, w);
     cr_assert(status_ok(&c.st), "%s", c.st.text);
     float *back = decode(&c);
-    double error = relative(w, back, numbers(m));
+    double error = relative_error(back, w, numbers(m));
     if (type != TYPE_F32)
         cr_assert_float_eq(error, encode_relative(&c.sum), 1e-3 * error + 1e-6, "%s: %g, reported %g", type_of(type)->name, error,
                            encode_relative(&c.sum));
@@ -295,7 +276,7 @@ Test(encode, extreme_rows)
         cr_assert(status_ok(&c.st), "%s", c.st.text);
         float *back = decode(&c);
         for (int r = 0; r < 16; r++) {
-            double error = factors[r] ? relative(w + r * 64, back + r * 64, 64) : 0;
+            double error = factors[r] ? relative_error(back + r * 64, w + r * 64, 64) : 0;
             cr_assert(factors[r] < 1e-25f || error < 0.1, "type %d row %d: %g", t, r, error);
             for (int i = 0; i < 64; i++)
                 cr_assert(isfinite(back[r * 64 + i]));

@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "models/pipeline.h"
 #include "sampling/sampler.h"
+#include "tests/support.h"
 
 static char folder[256], checkpoint[300];
 static const char *model_name = "pixart/models/sigma_small";
@@ -32,10 +33,7 @@ static void remove_folder(void)
 
 static source *open_fixture(status *st)
 {
-    const char *fixtures = getenv("PENSTOCK_FIXTURES");
-    char path[1024];
-    snprintf(path, sizeof path, "%s/%s", fixtures ? fixtures : "tests/fixtures", model_name);
-    return source_open(path, st);
+    return source_open(fixture_path("", model_name), st);
 }
 
 static source *model(void)

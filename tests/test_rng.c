@@ -6,22 +6,7 @@
 #include <string.h>
 
 #include "base/rng.h"
-
-#ifndef FIXTURES_DIR
-#define FIXTURES_DIR "tests/fixtures"
-#endif
-
-static FILE *open_fixture(const char *name)
-{
-    const char *folder = getenv("PENSTOCK_FIXTURES");
-    char path[1024];
-    snprintf(path, sizeof path, "%s/%s", folder ? folder : FIXTURES_DIR, name);
-    FILE *f = fopen(path, "rb");
-    cr_assert(f, "cannot open %s (set PENSTOCK_FIXTURES)", path);
-    return f;
-}
-
-static void take(FILE *f, void *out, size_t bytes) { cr_assert_eq(fread(out, 1, bytes, f), bytes, "fixture is short"); }
+#include "tests/support.h"
 
 static int32_t ordered(float x) /* neighbouring floats are neighbouring integers */
 {
@@ -33,7 +18,7 @@ static int32_t ordered(float x) /* neighbouring floats are neighbouring integers
 Test(rng, equals_torch)
 {
     enum { KINDS = 3, TAIL = 40 };
-    FILE *f = open_fixture("sampling/rng.bin");
+    FILE *f = fixture_open("sampling", "rng.bin");
     uint32_t cases;
     take(f, &cases, sizeof cases);
     rng g;

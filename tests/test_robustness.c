@@ -8,26 +8,9 @@
 
 #include "base/mem.h"
 #include "quant/encode.h"
+#include "tests/support.h"
 
 enum { TOKENS = 24 };
-
-static uint64_t state;
-
-static double uniform(void)
-{
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    return ((double)(state >> 11) + 0.5) / 9007199254740992.0;
-}
-
-static float gaussian(void) { return (float)(sqrt(-2 * log(uniform())) * cos(6.283185307179586 * uniform())); }
-
-static void *room(size_t n, size_t size)
-{
-    status st = STATUS_INIT;
-    void *p = mem_alloc(n, size, "test", &st);
-    cr_assert(p, "%s", st.text);
-    return p;
-}
 
 /* ---- a linear layer, as it was and quantized ---- */
 
@@ -148,7 +131,7 @@ Test(robustness, outlier_channels)
     static const int depths[] = {4096, 1152, 1280, 2304, 320, 96, 10240};
     static const double parts[] = {0.001, 0.005}; /* at least one channel */
     static const float factors[] = {50, 100, 200};
-    state = 7;
+    seed_state = 7;
     for (int t = 0; t < TYPES; t++) {
         double worst = 0;
         for (size_t d = 0; d < sizeof depths / sizeof *depths; d++)
@@ -168,10 +151,10 @@ Test(robustness, outlier_channels)
 Test(robustness, a_lone_pair_in_a_deep_row)
 {
     double q8 = 0, q4 = 0;
-    for (state = 17; state < 22; state++) {
-        uint64_t kept = state;
+    for (seed_state = 17; seed_state < 22; seed_state++) {
+        uint64_t kept = seed_state;
         double e8 = outlier_error(TYPE_Q8, 10240, 0.0001, 50), e4 = outlier_error(TYPE_Q4, 10240, 0.0001, 50);
-        state = kept;
+        seed_state = kept;
         q8 = e8 > q8 ? e8 : q8;
         q4 = e4 > q4 ? e4 : q4;
     }
@@ -223,7 +206,7 @@ static double stack_error(weight_type type, double *largest)
 
 Test(robustness, residual_beyond_half_precision)
 {
-    state = 11;
+    seed_state = 11;
     for (int t = 0; t < TYPES; t++) {
         double largest, error = stack_error(types[t].type, &largest);
         if (getenv("PENSTOCK_REPORT"))
@@ -237,7 +220,7 @@ Test(robustness, residual_beyond_half_precision)
 Test(robustness, extreme_activations)
 {
     static const float sizes[] = {1e-30f, 1e-20f, 1e10f, 1e20f, 1e30f};
-    state = 13;
+    seed_state = 13;
     for (int t = 0; t < TYPES; t++) {
         layer l = make_layer(types[t].type, 48, 320);
         static float x[TOKENS * 320], out[TOKENS * 48];

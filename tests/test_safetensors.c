@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "import/safetensors.h"
+#include "tests/support.h"
 
 /* Eight bytes of length, the header, `data` bytes; returns the whole size. */
 static size_t build(uint8_t out[8192], const char *header, size_t header_bytes, size_t data)
@@ -22,24 +23,10 @@ static size_t build(uint8_t out[8192], const char *header, size_t header_bytes, 
 
 /* ---- files in memory ---- */
 
-typedef struct block {
-    const uint8_t *bytes;
-    size_t count;
-} block;
-
-static int64_t block_read(void *ctx, uint64_t offset, void *out, size_t bytes)
-{
-    const block *b = ctx;
-    size_t n = offset >= b->count ? 0 : b->count - offset < bytes ? (size_t)(b->count - offset) : bytes;
-    memcpy(out, b->bytes + offset, n);
-    return (int64_t)n;
-}
-
 static safetensors *read_block(const uint8_t *bytes, size_t count, status *st)
 {
-    block b = {bytes, count};
-    io *f = io_custom("file.safetensors", count, &(io_vtable){block_read, NULL}, &b, st);
-    cr_assert(f);
+    file_bytes b = {(char *)(uintptr_t)bytes, count};
+    io *f = io_of_bytes(&b, count, "file.safetensors");
     safetensors *t = safetensors_read(f, st);
     io_close(f);
     return t;
@@ -49,13 +36,6 @@ static safetensors *read_header(const char *header, size_t data, status *st)
 {
     uint8_t bytes[8192];
     return read_block(bytes, build(bytes, header, strlen(header), data), st);
-}
-
-static void check_sentence(const status *st, const char *word)
-{
-    cr_expect_eq(st->code, STATUS_BAD_FILE, "%d: %s", st->code, st->text);
-    cr_expect(strstr(st->text, word), "'%s' lacks '%s'", st->text, word);
-    cr_expect(!strchr(st->text, '\n') && strlen(st->text) > 10, "'%s'", st->text);
 }
 
 #define TENSOR(type, shape, offsets) "{\"dtype\":\"" type "\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
@@ -258,8 +238,8 @@ Test(safetensors, a_disk_that_fails_is_told)
     uint8_t bytes[8192];
     size_t n = rich_file(bytes);
     status st = STATUS_INIT;
-    block b = {bytes, 100};
-    io *f = io_custom("file.safetensors", n, &(io_vtable){block_read, NULL}, &b, &st); /* shorter than it was when it was opened */
+    file_bytes b = {(char *)bytes, 100};
+    io *f = io_of_bytes(&b, n, "file.safetensors"); /* shorter than it was when it was opened */
     cr_expect_null(safetensors_read(f, &st));
     check_sentence(&st, "ends at offset 100");
     io_close(f);

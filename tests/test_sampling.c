@@ -9,10 +9,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "sampling/sampler.h"
-
-#ifndef FIXTURES_DIR
-#define FIXTURES_DIR "tests/fixtures"
-#endif
+#include "tests/support.h"
 
 enum { IMAGES = 2, PER_IMAGE = 60, COUNT = IMAGES * PER_IMAGE, TEXT = 8192 };
 
@@ -34,18 +31,6 @@ typedef struct fixture {
     double timesteps[256];
     float init_noise_sigma, start[COUNT], after[256][COUNT], end[COUNT];
 } fixture;
-
-static FILE *open_fixture(const char *name)
-{
-    const char *folder = getenv("PENSTOCK_FIXTURES");
-    char path[1024];
-    snprintf(path, sizeof path, "%s/%s", folder ? folder : FIXTURES_DIR, name);
-    FILE *f = fopen(path, "rb");
-    cr_assert(f, "cannot open %s (set PENSTOCK_FIXTURES)", path);
-    return f;
-}
-
-static void take(FILE *f, void *out, size_t bytes) { cr_assert_eq(fread(out, 1, bytes, f), bytes, "fixture is short"); }
 
 static void copy_word(char *out, size_t room, const char *value)
 {
@@ -196,7 +181,7 @@ static double play(const fixture *x, sampler *s)
 Test(sampling, equals_diffusers, .timeout = 120)
 {
     static fixture x;
-    FILE *f = open_fixture("sampling/cases.bin");
+    FILE *f = fixture_open("sampling", "cases.bin");
     int cases = 0;
     double worst = 0;
     bool report = getenv("PENSTOCK_REPORT") != NULL;

@@ -2,7 +2,6 @@
  * those of its own files; and bit for bit the same with other threads, under a budget that sends maps to the scratch file. */
 #define _GNU_SOURCE
 #include <criterion/criterion.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +9,8 @@
 #include "base/mem.h"
 #include "models/net_vae.h"
 #include "models/pipe_common.h"
-#include "safetensors_lite.h"
+#include "tests/network_case.h"
+#include "tests/support.h"
 
 typedef struct autoencoder {
     source *src;
@@ -21,62 +21,10 @@ typedef struct autoencoder {
     float *out;
 } autoencoder;
 
-static const char *path_of(const char *name)
-{
-    static char path[4][1024];
-    static int turn;
-    const char *fixtures = getenv("PENSTOCK_FIXTURES");
-    char *p = path[turn++ % 4];
-    snprintf(p, sizeof path[0], "%s/taesd/%s", fixtures ? fixtures : "tests/fixtures", name);
-    return p;
-}
-
 static void forward(run *r, const void *ctx)
 {
     const autoencoder *a = ctx;
     (a->encodes ? vae_encode : vae_decode)(r, &a->config, a->in, 1, a->height, a->width, a->out);
-}
-
-/* The least that a budget may be: what a smaller one is refused with. What a process takes differs from build to build. */
-static uint64_t least_budget(const autoencoder *a)
-{
-    status st = STATUS_INIT;
-    request q = {.precision = PRECISION_F32, .threads = 3, .budget_bytes = 1 << 20};
-    result report = {0};
-    engine e;
-    stage s = {0};
-    cr_assert(engine_open(&e, a->src, &q, &report, &st), "%s", st.text);
-    cr_assert_not(stage_plan(&s, &e, "", "vae", vae_aliases, forward, a, 1));
-    cr_assert_eq(st.code, STATUS_BUDGET, "%s", st.text);
-    stage_close(&s);
-    engine_close(&e);
-    return st.least_bytes;
-}
-
-/* Returns the scratch file's bytes. */
-static uint64_t compute(const autoencoder *a, int workers, uint64_t budget)
-{
-    status st = STATUS_INIT;
-    request q = {.precision = PRECISION_F32, .threads = workers, .budget_bytes = budget};
-    result report = {0};
-    engine e;
-    stage s = {0};
-    cr_assert(engine_open(&e, a->src, &q, &report, &st), "%s", st.text);
-    bool ok = stage_plan(&s, &e, "", "vae", vae_aliases, forward, a, 1) && stage_open(&s) && stage_pass(&s, a);
-    cr_assert(ok, "%s", st.text);
-    stage_close(&s);
-    engine_close(&e);
-    return report.scratch_bytes;
-}
-
-static void compare(const char *model, const lite_tensor *want, const float *got)
-{
-    double worst = 0, largest = 0;
-    for (size_t i = 0; i < want->count; i++) {
-        worst = fmax(worst, fabs((double)want->values[i] - (double)got[i]));
-        largest = fmax(largest, fabs((double)want->values[i]));
-    }
-    cr_expect_leq(worst, 2e-6 * fmax(largest, 1), "%s %s: %g of %g", model, want->name, worst, largest);
 }
 
 /* One half of the model, from the tensor `from` to the tensor `to`. */
@@ -86,21 +34,22 @@ static void check_half(const char *model, const char *expected, bool encodes, bo
     status st = STATUS_INIT;
     lite_file all;
     snprintf(file, sizeof file, "expected/%s.safetensors", expected);
-    cr_assert_eq(lite_open(&all, path_of(file)), 0, "%s: %s", file, all.error);
+    cr_assert_eq(lite_open(&all, fixture_path("taesd", file)), 0, "%s: %s", file, all.error);
     const lite_tensor *in = lite_find(&all, encodes ? "picture" : "latents"), *want = lite_find(&all, encodes ? "encoded" : "decoded");
     cr_assert(in && want);
-    autoencoder a = {.src = source_open(path_of(model), &st), .encodes = encodes, .height = (int)in->shape[2], .width = (int)in->shape[3], .in = in->values};
+    autoencoder a = {.src = source_open(fixture_path("taesd", model), &st), .encodes = encodes, .height = (int)in->shape[2], .width = (int)in->shape[3], .in = in->values};
     cr_assert(a.src, "%s", st.text);
     json *j = read_config(a.src, "", "config.json", config, &st);
     cr_assert(j && vae_config_read(&a.config, j, config, &st), "%s", st.text);
     json_free(j);
+    network_case one = {a.src, "vae", vae_aliases, forward, &a};
     float *out[2];
     for (int i = 0; i < 2; i++) {
         a.out = out[i] = calloc(want->count, 4);
-        uint64_t bytes = compute(&a, i ? 3 : 1, i ? least_budget(&a) : 0);
+        uint64_t bytes = network_run(&one, i ? 3 : 1, i ? network_least_budget(&one) : 0);
         cr_expect(!i || !scratch || bytes > 0, "%s: the scratch file was not used", model);
     }
-    compare(model, want, out[0]);
+    network_compare(model, want, out[0], 2e-6);
     cr_expect_eq(memcmp(out[0], out[1], want->count * 4), 0, "%s: other bits with other threads under a budget", model);
     free(out[0]);
     free(out[1]);

@@ -12,11 +12,8 @@
 #include "models/net_ldmbert.h"
 #include "models/pipe_common.h"
 #include "models/stage.h"
-#include "safetensors_lite.h"
-
-#ifndef FIXTURES_DIR
-#define FIXTURES_DIR "tests/fixtures"
-#endif
+#include "tests/network_case.h"
+#include "tests/support.h"
 
 enum { MOST_BATCH = 4 };
 
@@ -35,21 +32,14 @@ typedef struct one_pass {
     bool is_clip;
 } one_pass;
 
-static void path_of(char path[1024], const char *folder, const char *name, const char *extension)
-{
-    const char *fixtures = getenv("PENSTOCK_FIXTURES");
-    snprintf(path, 1024, "%s/clip/%s%s%s", fixtures ? fixtures : FIXTURES_DIR, folder, name, extension);
-}
-
 static void open_encoder(encoder *m, const char *name, bool is_clip)
 {
-    char path[1024], config[FILE_NAME_BYTES];
+    char file[64], config[FILE_NAME_BYTES];
     status st = STATUS_INIT;
     *m = (encoder){0};
-    path_of(path, "expected/", name, ".safetensors");
-    cr_assert_eq(lite_open(&m->expected, path), 0, "%s: %s", path, m->expected.error);
-    path_of(path, "", name, "");
-    m->src = source_open(path, &st);
+    snprintf(file, sizeof file, "expected/%s.safetensors", name);
+    cr_assert_eq(lite_open(&m->expected, fixture_path("clip", file)), 0, "%s: %s", file, m->expected.error);
+    m->src = source_open(fixture_path("clip", name), &st);
     cr_assert(m->src, "%s", st.text);
     json *j = read_config(m->src, "", "config.json", config, &st);
     cr_assert(j && (is_clip ? clip_config_read(&m->clip, j, config, &st) : ldmbert_config_read(&m->bert, j, config, &st)), "%s", st.text);
@@ -81,34 +71,9 @@ static void forward(run *r, const void *ctx)
         output(r, ldmbert_encode(r, &p->m->bert, p->m->ids, p->m->batch, p->m->tokens), p->in.hidden);
 }
 
-/* The least that a budget may be: what a smaller one is refused with. What a process takes differs from build to build. */
-static uint64_t least_budget(const one_pass *p)
+static network_case case_of(const one_pass *p)
 {
-    status st = STATUS_INIT;
-    request q = {.prompt = "x", .precision = PRECISION_F32, .threads = 3, .budget_bytes = 1 << 20};
-    result report = {0};
-    engine e;
-    stage s = {0};
-    cr_assert(engine_open(&e, p->m->src, &q, &report, &st), "%s", st.text);
-    cr_assert_not(stage_plan(&s, &e, "", "text_encoder", p->is_clip ? clip_aliases : ldmbert_aliases, forward, p, 1));
-    cr_assert_eq(st.code, STATUS_BUDGET, "%s", st.text);
-    stage_close(&s);
-    engine_close(&e);
-    return st.least_bytes;
-}
-
-static void encode(const one_pass *p, int workers, uint64_t budget)
-{
-    status st = STATUS_INIT;
-    request q = {.prompt = "x", .precision = PRECISION_F32, .threads = workers, .budget_bytes = budget};
-    result report = {0};
-    engine e;
-    stage s = {0};
-    cr_assert(engine_open(&e, p->m->src, &q, &report, &st), "%s", st.text);
-    bool ok = stage_plan(&s, &e, "", "text_encoder", p->is_clip ? clip_aliases : ldmbert_aliases, forward, p, 1) && stage_open(&s) && stage_pass(&s, p);
-    cr_assert(ok, "%s", st.text);
-    stage_close(&s);
-    engine_close(&e);
+    return (network_case){p->m->src, "text_encoder", p->is_clip ? clip_aliases : ldmbert_aliases, forward, p};
 }
 
 static double deviation(const lite_tensor *want, const float *got)
@@ -127,11 +92,12 @@ static void check(one_pass *p, const char *name, const char *hidden, const char 
 {
     const lite_tensor *want = lite_find(&p->m->expected, hidden), *want_pooled = pooled ? lite_find(&p->m->expected, pooled) : NULL;
     cr_assert(want && (!pooled || want_pooled), "%s: expected tensors are missing", name);
+    network_case one = case_of(p);
     float *out[2], *pool[2];
     for (int i = 0; i < 2; i++) {
         p->in.hidden = out[i] = calloc(want->count, 4);
         p->in.pooled = pool[i] = calloc(want_pooled ? want_pooled->count : 1, 4);
-        encode(p, i ? 3 : 1, i ? least_budget(p) : 0);
+        network_run(&one, i ? 3 : 1, i ? network_least_budget(&one) : 0);
     }
     cr_expect_lt(deviation(want, out[0]), 1e-5, "%s %s: %g", name, hidden, deviation(want, out[0]));
     cr_expect_eq(memcmp(out[0], out[1], want->count * 4), 0, "%s %s: other bits with other threads under a budget", name, hidden);

@@ -6,40 +6,15 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "tests/support.h"
 #include "text/tokenizer.h"
-
-#ifndef FIXTURES_DIR
-#define FIXTURES_DIR "tests/fixtures"
-#endif
-
-typedef struct text_file {
-    char *text;
-    size_t bytes;
-} text_file;
-
-static text_file read_fixture(const char *name)
-{
-    char path[1024];
-    const char *folder = getenv("PENSTOCK_FIXTURES");
-    snprintf(path, sizeof path, "%s/tokenizer/%s", folder ? folder : FIXTURES_DIR, name);
-    FILE *f = fopen(path, "rb");
-    cr_assert(f, "cannot open %s (set PENSTOCK_FIXTURES)", path);
-    cr_assert_eq(fseek(f, 0, SEEK_END), 0);
-    text_file t = {.bytes = (size_t)ftell(f)};
-    rewind(f);
-    t.text = malloc(t.bytes + 1);
-    cr_assert(t.text && fread(t.text, 1, t.bytes, f) == t.bytes);
-    t.text[t.bytes] = 0;
-    fclose(f);
-    return t;
-}
 
 static tokenizer *open_fixture(bool with_config, status *st)
 {
-    text_file model = read_fixture("spiece.model"), config = read_fixture("tokenizer_config.json");
-    tokenizer *t = tokenizer_open_spm(model.text, model.bytes, with_config ? config.text : NULL, config.bytes, "tokenizer/spiece.model", st);
-    free(model.text);
-    free(config.text);
+    file_bytes model = fixture_read("tokenizer", "spiece.model"), config = fixture_read("tokenizer", "tokenizer_config.json");
+    tokenizer *t = tokenizer_open_spm(model.data, model.bytes, with_config ? config.data : NULL, config.bytes, "tokenizer/spiece.model", st);
+    free(model.data);
+    free(config.data);
     return t;
 }
 
@@ -47,29 +22,13 @@ static tokenizer *open_saved(const char *name, status *st)
 {
     char file[64];
     snprintf(file, sizeof file, "%s.json", name);
-    text_file whole = read_fixture(file);
+    file_bytes whole = fixture_read("tokenizer", file);
     snprintf(file, sizeof file, "%s_config.json", name);
-    text_file config = read_fixture(file);
-    tokenizer *t = tokenizer_open_spm_json(whole.text, whole.bytes, config.text, config.bytes, "tokenizer/tokenizer.json", st);
-    free(whole.text);
-    free(config.text);
+    file_bytes config = fixture_read("tokenizer", file);
+    tokenizer *t = tokenizer_open_spm_json(whole.data, whole.bytes, config.data, config.bytes, "tokenizer/tokenizer.json", st);
+    free(whole.data);
+    free(config.data);
     return t;
-}
-
-/* \xNN back to bytes, in place. */
-static void unescape(char *text)
-{
-    char *to = text;
-    for (char *p = text; *p; to++) {
-        unsigned byte;
-        if (p[0] == '\\' && sscanf(p, "\\x%2x", &byte) == 1) {
-            *to = (char)byte;
-            p += 4;
-        } else {
-            *to = *p++;
-        }
-    }
-    *to = 0;
 }
 
 static void check_ids(const tokenizer *t, char *line)
@@ -100,12 +59,12 @@ Test(tokenizer, ids_of_transformers)
     cr_assert(t[0] && t[1] && t[2] && t[3], "%s", st.text);
     cr_expect_eq(tokenizer_vocabulary(t[0]), 400);
     cr_expect_eq(tokenizer_vocabulary(t[1]), 320);
-    text_file cases = read_fixture("ids.tsv");
+    file_bytes cases = fixture_read("tokenizer", "ids.tsv");
     int count = 0;
-    for (char *rest = cases.text, *line; (line = strsep(&rest, "\n")) && *line; count++)
+    for (char *rest = cases.data, *line; (line = strsep(&rest, "\n")) && *line; count++)
         check_ids(t[*line - '0'], line);
     cr_expect_geq(count, 800);
-    free(cases.text);
+    free(cases.data);
     for (int i = 0; i < 4; i++)
         tokenizer_close(t[i]);
     cr_expect_eq(mem_in_use(), before);
@@ -114,9 +73,9 @@ Test(tokenizer, ids_of_transformers)
 Test(tokenizer, lower_strip_of_python)
 {
     size_t before = mem_in_use();
-    text_file cases = read_fixture("lower.tsv");
+    file_bytes cases = fixture_read("tokenizer", "lower.tsv");
     int count = 0;
-    for (char *rest = cases.text, *line; (line = strsep(&rest, "\n")) && *line; count++) {
+    for (char *rest = cases.data, *line; (line = strsep(&rest, "\n")) && *line; count++) {
         status st = STATUS_INIT;
         char *wanted = line, *text = strsep(&wanted, "\t");
         cr_assert(wanted, "lower.tsv is damaged");
@@ -130,7 +89,7 @@ Test(tokenizer, lower_strip_of_python)
         free(shown);
     }
     cr_expect_geq(count, 90);
-    free(cases.text);
+    free(cases.data);
     cr_expect_eq(mem_in_use(), before);
 }
 
@@ -180,32 +139,32 @@ static bool survives(const char *model, size_t bytes, const char *config, size_t
 
 Test(tokenizer, a_model_cut_off_is_refused)
 {
-    text_file m = read_fixture("spiece.model");
+    file_bytes m = fixture_read("tokenizer", "spiece.model");
     for (size_t n = 0; n < m.bytes; n++)
-        cr_expect(!survives(m.text, n, NULL, 0) || n > m.bytes - 32, "%zu of %zu bytes were taken", n, m.bytes); /* behind the normalizer */
-    cr_expect(survives(m.text, m.bytes, NULL, 0));
-    free(m.text);
+        cr_expect(!survives(m.data, n, NULL, 0) || n > m.bytes - 32, "%zu of %zu bytes were taken", n, m.bytes); /* behind the normalizer */
+    cr_expect(survives(m.data, m.bytes, NULL, 0));
+    free(m.data);
 }
 
 Test(tokenizer, damaged_models_do_no_harm)
 {
-    text_file m = read_fixture("spiece.model");
+    file_bytes m = fixture_read("tokenizer", "spiece.model");
     for (size_t i = 0; i < m.bytes; i++) {
-        char was = m.text[i];
-        m.text[i] = (char)(was ^ (i % 3 ? 1 << i % 8 : 0xff));
-        survives(m.text, m.bytes, NULL, 0);
-        m.text[i] = was;
+        char was = m.data[i];
+        m.data[i] = (char)(was ^ (i % 3 ? 1 << i % 8 : 0xff));
+        survives(m.data, m.bytes, NULL, 0);
+        m.data[i] = was;
     }
     for (unsigned seed = 1; seed < 300; seed++) { /* stretches of noise */
         char *noise = malloc(m.bytes);
-        memcpy(noise, m.text, m.bytes);
+        memcpy(noise, m.data, m.bytes);
         unsigned x = seed;
         for (size_t i = (seed * 2654435761u) % m.bytes, n = 0; n < 40 && i < m.bytes; i++, n++)
             noise[i] = (char)((x = x * 1103515245 + 12345) >> 16);
         survives(noise, m.bytes, NULL, 0);
         free(noise);
     }
-    free(m.text);
+    free(m.data);
 }
 
 Test(tokenizer, what_is_no_model_is_refused)
@@ -234,31 +193,31 @@ Test(tokenizer, odd_configs)
         {"{\"extra_ids\": 0, \"added_tokens_decoder\": {\"9\": {\"content\": \"<b>\"}, \"8\": {\"content\": \"<a>\"}}}", true, 302},
         {"{\"extra_ids\": 0, \"additional_special_tokens\": [\"<a>\", {\"content\": \"<b>\"}, 7]}", true, 302},
         {"{\"extra_ids\": 0, \"eos_token\": {\"content\": \"<end>\"}}", true, 301}, {"{\"eos_token\": null}", true, 400}};
-    text_file m = read_fixture("spiece.model");
+    file_bytes m = fixture_read("tokenizer", "spiece.model");
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         status st = STATUS_INIT;
-        cr_expect_eq(survives(m.text, m.bytes, cases[i].config, strlen(cases[i].config)), cases[i].opens, "%s", cases[i].config);
-        tokenizer *t = tokenizer_open_spm(m.text, m.bytes, cases[i].config, strlen(cases[i].config), "spiece.model", &st);
+        cr_expect_eq(survives(m.data, m.bytes, cases[i].config, strlen(cases[i].config)), cases[i].opens, "%s", cases[i].config);
+        tokenizer *t = tokenizer_open_spm(m.data, m.bytes, cases[i].config, strlen(cases[i].config), "spiece.model", &st);
         if (t)
             cr_expect_eq(tokenizer_vocabulary(t), cases[i].vocabulary, "%s: %d", cases[i].config, tokenizer_vocabulary(t));
         tokenizer_close(t);
     }
-    free(m.text);
+    free(m.data);
 }
 
 /* What a fine-tuned model may add: a token that is looked for in the normalized text. */
 Test(tokenizer, added_tokens_in_normalized_text)
 {
     static const char config[] = "{\"extra_ids\": 0, \"added_tokens_decoder\": {\"300\": {\"content\": \"zyzzy\", \"normalized\": true}}}";
-    text_file m = read_fixture("spiece.model");
+    file_bytes m = fixture_read("tokenizer", "spiece.model");
     status st = STATUS_INIT;
-    tokenizer *t = tokenizer_open_spm(m.text, m.bytes, config, sizeof config - 1, "spiece.model", &st);
+    tokenizer *t = tokenizer_open_spm(m.data, m.bytes, config, sizeof config - 1, "spiece.model", &st);
     int32_t ids[8];
     cr_assert(t);
     cr_expect_eq(tokenizer_encode(t, "\xef\xbd\x9ayzzy zyzzy", ids, 8, NULL, &st), 3);
     cr_expect(ids[0] == 300 && ids[1] == 300 && ids[2] == 1);
     tokenizer_close(t);
-    free(m.text);
+    free(m.data);
 }
 
 Test(tokenizer, memory_runs_out)
@@ -304,12 +263,12 @@ Test(tokenizer, damaged_json)
         cr_expect_eq(st.code, STATUS_BAD_FILE, "case %zu", i);
         cr_expect(strstr(st.text, "t/tokenizer.json"), "case %zu: %s", i, st.text);
     }
-    text_file whole = read_fixture("saved.json");
+    file_bytes whole = fixture_read("tokenizer", "saved.json");
     for (size_t cut = 0; cut < 64; cut++) {
         status st = STATUS_INIT;
-        cr_expect_null(tokenizer_open_spm_json(whole.text, whole.bytes * cut / 64, NULL, 0, "t/tokenizer.json", &st), "cut at %zu of 64", cut);
+        cr_expect_null(tokenizer_open_spm_json(whole.data, whole.bytes * cut / 64, NULL, 0, "t/tokenizer.json", &st), "cut at %zu of 64", cut);
         cr_expect_eq(st.code, STATUS_BAD_FILE);
     }
-    free(whole.text);
+    free(whole.data);
     cr_expect_eq(mem_in_use(), before);
 }

@@ -6,28 +6,13 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "tests/support.h"
 #include "text/tokenizer.h"
-
-#ifndef FIXTURES_DIR
-#define FIXTURES_DIR "tests/fixtures"
-#endif
 
 static tokenizer_file read_file(const char *name)
 {
-    char path[1024];
-    const char *fixtures = getenv("PENSTOCK_FIXTURES");
-    snprintf(path, sizeof path, "%s/wordpiece/%s", fixtures ? fixtures : FIXTURES_DIR, name);
-    FILE *f = fopen(path, "rb");
-    cr_assert(f, "cannot open %s (set PENSTOCK_FIXTURES)", path);
-    cr_assert_eq(fseek(f, 0, SEEK_END), 0);
-    tokenizer_file t = {.bytes = (size_t)ftell(f)};
-    rewind(f);
-    char *text = malloc(t.bytes + 1);
-    cr_assert(text && fread(text, 1, t.bytes, f) == t.bytes);
-    text[t.bytes] = 0;
-    t.text = text;
-    fclose(f);
-    return t;
+    file_bytes f = fixture_read("wordpiece", name);
+    return (tokenizer_file){f.data, f.bytes};
 }
 
 static void free_file(tokenizer_file f) { free((char *)(uintptr_t)f.text); }
@@ -40,22 +25,6 @@ static tokenizer *open_with(const char *config, bool saved, status *st)
     free_file(f.config);
     free_file(saved ? f.whole : f.vocab);
     return t;
-}
-
-/* \xNN back to bytes, in place. */
-static void unescape(char *text)
-{
-    char *to = text;
-    for (char *p = text; *p; to++) {
-        unsigned byte;
-        if (p[0] == '\\' && sscanf(p, "\\x%2x", &byte) == 1) {
-            *to = (char)byte;
-            p += 4;
-        } else {
-            *to = *p++;
-        }
-    }
-    *to = 0;
 }
 
 static void check_ids(const tokenizer *t, int most, int whole, const char *list, char *text)

@@ -1,4 +1,10 @@
-/* bench_kernels.inc: check_kernels --bench: the best of several rounds, beside the core's peak measured in the same rounds. */
+/* bench_kernels.c: check_kernels --bench: the best of several rounds, beside the core's peak measured in the same rounds. */
+
+#define _GNU_SOURCE
+#include <time.h>
+
+#include "simd/peaks.h"
+#include "tests/check.h"
 
 enum work { BYTES, F32, I8 };
 
@@ -62,7 +68,7 @@ static void loop_copy(void)
 #define COPIES ((traffic){loop_copy, 8, "read and write"})
 #define NARROWS ((traffic){loop_narrow, 5, "read, a quarter written"})
 
-static void bench_memory(void)
+void bench_memory(void)
 {
     size_t lines = 1 << 14;
     b.x = aligned_alloc(64, 3 * BENCH_FLOATS * sizeof(float));
@@ -141,7 +147,7 @@ static void go_gemm_f32(void)
         run.set->gemm_f32(b.lines, b.tokens, b.segments, b.depth, b.y + (size_t)n * b.stride, b.stride, rows, b.out + n, (size_t)b.rows);
 }
 
-static void bench_gemm_f32(void)
+void bench_gemm_f32(void)
 {
     static const int shapes[][4] = {{256, 1, 1152, 1152}, {256, 1, 4096, 256}, {64, 1, 1152, 1152}, {1, 1, 1152, 1152}, {7, 1, 1152, 64},
                                     {256, 9, 128, 128}, {256, 9, 256, 256}, {256, 9, 512, 512}, {256, 9, 24, 64}};
@@ -211,7 +217,7 @@ static void bench_convolution(void)
     }
 }
 
-static void bench_gemm_i8(void)
+void bench_gemm_i8(void)
 {
     bench_panels();
     bench_convolution();
@@ -230,7 +236,7 @@ static void go_q4(void)
 }
 
 static void go_decode_q4(void) { run.set->decode_q4((uint8_t *)b.a, (uint8_t *)b.a + 65536, 4096, b.w, b.w + 256); }
-static void bench_decode_q4(void)
+void bench_decode_q4(void)
 {
     static const int tokens[] = {256, 77, 20};
     TIME(go_decode_q4, BYTES, 4096 * 8.5, "depth 4096");
@@ -246,7 +252,7 @@ static void bench_decode_q4(void)
 
 #define BENCH(name, call, bytes, ...)     \
     static void go_##name(void) { call; } \
-    static void bench_##name(void) { TIME(go_##name, BYTES, bytes, __VA_ARGS__); }
+    void bench_##name(void) { TIME(go_##name, BYTES, bytes, __VA_ARGS__); }
 BENCH(decode_q5, run.set->decode_q5((uint8_t *)b.a, (uint8_t *)b.a + 65536, (uint8_t *)b.a + 131072, 4096, b.w, b.w + 256), 4096 * 10.5, "depth 4096")
 BENCH(f16_to_f32, run.set->f16_to_f32((uint16_t *)(void *)b.a, b.out, 4096), 16384, "n 4096 (bytes out)")
 BENCH(bf16_to_f32, run.set->bf16_to_f32((uint16_t *)(void *)b.a, b.out, 4096), 16384, "n 4096 (bytes out)")
@@ -262,21 +268,21 @@ static void small_layer_norm(void) { run.set->layer_norm(b.x, 1152, 1e-6f, NULL,
 static void small_rms_norm(void) { run.set->rms_norm(b.x, 1152, 1e-6f, b.y, b.out); }
 static void small_channel_sums(void) { run.set->channel_sums(b.x, 64, 320, b.out, b.out + 4096); }
 
-static void bench_layer_norm(void)
+void bench_layer_norm(void)
 {
     TIME(small_layer_norm, BYTES, 4608, "n 1152");
     b.depth = 1152;
     STREAM(go_layer_norm, COPIES, "rows of %d, gain and bias, large", b.depth);
 }
 
-static void bench_rms_norm(void)
+void bench_rms_norm(void)
 {
     TIME(small_rms_norm, BYTES, 4608, "n 1152, gain");
     b.depth = 4096;
     STREAM(go_rms_norm, COPIES, "rows of %d, gain, large", b.depth);
 }
 
-static void bench_channel_sums(void)
+void bench_channel_sums(void)
 {
     TIME(small_channel_sums, BYTES, 64 * 320 * 4.0, "64 pixels, 320 channels");
     b.depth = 64 * 320;
@@ -289,7 +295,7 @@ static void go_search_codes(void)
     int64_t sums[4] = {0};
     run.set->search_codes(b.x, 256, 1, 16000, zeros, b.rows, zeros, NULL, NULL, sums);
 }
-static void bench_search_codes(void)
+void bench_search_codes(void)
 {
     for (b.rows = 8; b.rows <= 16; b.rows += 8)
         TIME(go_search_codes, BYTES, 4096 * 4.0, "4096 numbers, %d levels", b.rows);
@@ -309,7 +315,7 @@ static void stream_quantize_row(void)
 {
     EACH_ROW(run.set->quantize_row(b.x + i, b.depth, b.depth, b.rows, b.out, b.a + i % (2 * (size_t)BENCH_FLOATS - 4096), b.out + 65536, b.sums));
 }
-static void bench_quantize_row(void)
+void bench_quantize_row(void)
 {
     bench_rows(go_quantize_row);
     static const int shapes[][2] = {{4096, 256}, {1152, 128}, {320, 64}};
@@ -318,7 +324,7 @@ static void bench_quantize_row(void)
         STREAM(stream_quantize_row, NARROWS, "rows of %d, block %d, large", b.depth, b.rows);
     }
 }
-static void bench_rotate_row(void) { bench_rows(go_rotate_row); }
+void bench_rotate_row(void) { bench_rows(go_rotate_row); }
 
 static void go_attention(void)
 {
@@ -326,7 +332,7 @@ static void go_attention(void)
                        (size_t)b.width, b.out + 65536);
 }
 
-static void bench_attention(void)
+void bench_attention(void)
 {
     static const int shapes[][4] = {{16, 4096, 40, 320}, {16, 4096, 64, 64}, {16, 4096, 64, 1152}, {16, 4096, 64, 1024}, {16, 4096, 72, 1152},
                                     {16, 1024, 80, 640}, {16, 77, 40, 320}, {16, 120, 72, 1152}, {16, 1024, 512, 512}, {1, 4096, 64, 1152}};
@@ -350,7 +356,7 @@ static void go_attention_packed(void)
                                   b.out + 65536 + (size_t)i * b.stride, b.stride, b.out);
 }
 
-static void bench_attention_packed(void)
+void bench_attention_packed(void)
 {
     static const int shapes[][4] = {{4096, 4096, 40, 320}, {4096, 4096, 64, 512}, {1024, 300, 72, 1152}, {1024, 300, 64, 512}, {1024, 1024, 80, 640},
                                     {1024, 1024, 72, 1152}, {80, 77, 64, 4096}, {1024, 1024, 512, 512}};
@@ -366,7 +372,7 @@ static void go_attention_pack(void)
 {
     run.set->attention_pack(b.x, 1152, b.y, 1152, KEY_TILE, 72, 72, false, b.out);
 }
-static void bench_attention_pack(void) { TIME(go_attention_pack, BYTES, KEY_TILE * 144 * 4.0, "%d keys, 72 wide of 1152", KEY_TILE); }
+void bench_attention_pack(void) { TIME(go_attention_pack, BYTES, KEY_TILE * 144 * 4.0, "%d keys, 72 wide of 1152", KEY_TILE); }
 
 static void go_activate(void) { run.set->activate(b.act, b.x, b.out, 4096); }
 static void go_scale_shift_act(void) { run.set->scale_shift_act(b.x, b.y, b.y + 4096, b.act, b.out, 4096); }
@@ -390,16 +396,16 @@ static void stream_acts(void (*go)(void))
     }
 }
 
-static void bench_activate(void)
+void bench_activate(void)
 {
     bench_acts(go_activate);
     stream_acts(stream_activate);
 }
 
-static void bench_scale_shift_act(void)
+void bench_scale_shift_act(void)
 {
     bench_acts(go_scale_shift_act);
     stream_acts(stream_scale_shift_act);
 }
 
-static void bench_act_mul(void) { bench_acts(go_act_mul); }
+void bench_act_mul(void) { bench_acts(go_act_mul); }

@@ -1,4 +1,5 @@
-/* Part of check_kernels.c: the codes of q4 and q5, decoded and found. */
+/* check_codes.c: the codes of q4 and q5, decoded and found. */
+#include "tests/check.h"
 
 typedef struct codes_case {
     int depth;
@@ -22,7 +23,7 @@ static codes_case make_codes(void)
     return c;
 }
 
-static void test_decode_q4(void)
+void test_decode_q4(void)
 {
     for (int i = 0; i < 24; i++) {
         codes_case c = make_codes();
@@ -36,7 +37,7 @@ static void test_decode_q4(void)
     }
 }
 
-static void test_decode_q5(void)
+void test_decode_q5(void)
 {
     for (int i = 0; i < 24; i++) {
         codes_case c = make_codes();
@@ -84,7 +85,7 @@ static void one_search(int count, int groups, int step, bool coded)
     end_case();
 }
 
-static void test_search_codes(void)
+void test_search_codes(void)
 {
     for (int i = 0; i < 40; i++) {
         bool coded = i & 1;

@@ -1,4 +1,5 @@
-/* check_attention.inc: the attention tests of check_kernels.c. */
+/* check_attention.c: attention, in floats and over packed keys. */
+#include "tests/check.h"
 
 typedef struct attention_case {
     int nq, nk, qk, vd;
@@ -164,7 +165,7 @@ static void typical_error(int nk, int width)
     end_case();
 }
 
-static void test_attention_packed(void)
+void test_attention_packed(void)
 {
     static const int widths[] = {1, 2, 3, 5, 8, 16, 31, 40, 64, 72, 77}, keys[] = {1, 2, 3, 13, 63, 64, 65, 77, 128, 130, 200};
     for (int nq = 1; nq <= QUERY_TILE; nq++)
@@ -179,7 +180,7 @@ static void test_attention_packed(void)
 }
 
 /* With the test above: nothing outside of a tile is read or written, and what is there is used. */
-static void test_attention_pack(void)
+void test_attention_pack(void)
 {
     for (int keys = 1; keys <= KEY_TILE; keys += random_int(1, 5)) {
         begin_case("%d keys", keys);
@@ -194,7 +195,7 @@ static void test_attention_pack(void)
     }
 }
 
-static void test_attention(void)
+void test_attention(void)
 {
     static const int widths[] = {1, 2, 3, 5, 8, 16, 31, 40, 64, 72, 77}, keys[] = {1, 2, 3, 13, 63, 64, 65, 77, 128, 130, 200};
     for (int nq = 1; nq <= QUERY_TILE; nq++)
