@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/cache.h"
+#include "base/environment.h"
 #include "base/mem.h"
 #include "base/paths.h"
 #include "models/resume.h"
@@ -132,7 +133,7 @@ static bool disk_find(embedding_key k, const embedding *out)
 static void disk_keep(embedding_key k, const embedding *in)
 {
     status ignored = STATUS_INIT;
-    uint64_t limit = cache_limit("PENSTOCK_CACHE_LIMIT", DEFAULT_LIMIT);
+    uint64_t limit = environment_cache_limit(DEFAULT_LIMIT);
     uint64_t floats[2] = {in->token_floats, in->pooled_floats}, bytes = (floats[0] + floats[1]) * sizeof(float) + 64;
     char *path = bytes <= limit ? path_of(k) : NULL;
     if (path)

@@ -198,6 +198,10 @@ budget_buffered() { # the other way to read: the same picture, in the same budge
     generate --memory-budget 3M --json; n=$(member ../out least_bytes) || say "$n" || return 1
     generate --memory-budget "$n" && works && mv out.png a.png && PENSTOCK_READ=buffered generate --memory-budget "$n" --json && works && same a.png out.png && json ../out "d['bytes_read'] > 0" && within "$n"
 }
+variable() { # NAME VALUE WORD: refused before anything runs; help is there all the same
+    export "$1=$2"
+    generate; is 2 && sentence "$1" "$3" && nothing_left && help_works generate --help && export "$1=" && generate && works
+}
 budget_two_encoders() { # the larger need of two encoders is named
     penstock encode -m "$D/models/xl" -p fox -n rain --clip-skip 1 --memory-budget 1M --json -q -o e; is 4 && n=$(member ../out least_bytes) || say "$n" || return 1
     penstock encode -m "$D/models/xl" -p fox -n rain --clip-skip 1 --memory-budget "$n" -q -o e && is 0
@@ -746,6 +750,10 @@ try 'budget: same bytes, large latents' budget_same alpha_1024
 try 'budget: same bytes, large picture' budget_same sigma_2k
 try 'budget forms' budget_forms
 try 'budget of what a control group leaves' budget_group
+
+try 'environment: PENSTOCK_READ' variable PENSTOCK_READ direkt buffered
+try 'environment: PENSTOCK_CACHE_LIMIT' variable PENSTOCK_CACHE_LIMIT -1 bytes
+try 'environment: PENSTOCK_MODELS_LIMIT' variable PENSTOCK_MODELS_LIMIT 99999999999999999999999 bytes
 
 try 'threads: same bytes' threads_same
 try 'threads: same bytes, large latents' threads_same_on alpha_1024

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/environment.h"
 #include "base/output.h"
 #include "tools/command.h"
 
@@ -91,7 +92,7 @@ static void dispatch(int argc, char **argv, options *o, status *st)
             return;
         if (o->help)
             options_help(c);
-        else
+        else if (environment_check(st))
             c->run(o, st);
     }
 }

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/cache.h"
+#include "base/environment.h"
 #include "base/mem.h"
 #include "base/paths.h"
 #include "models/resume.h"
@@ -56,9 +57,9 @@ static source *make(const options *o, const char *from, const char *path, status
     job.output = path;
     if (!o->quiet)
         fprintf(stderr, "penstock: %s: quantizing to %s, once, into %s\n", from, o->type, path);
-    cache_make_place(path, SUFFIX, 0, cache_limit("PENSTOCK_MODELS_LIMIT", default_limit));
+    cache_make_place(path, SUFFIX, 0, environment_models_limit(default_limit));
     source *s = cmd_quantize(&job, st) ? source_open(path, st) : NULL;
-    cache_make_place(path, SUFFIX, 0, cache_limit("PENSTOCK_MODELS_LIMIT", default_limit));
+    cache_make_place(path, SUFFIX, 0, environment_models_limit(default_limit));
     return s;
 }
 

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/environment.h"
 #include "base/mem.h"
 #include "base/paths.h"
 #include "image/image_png.h"
@@ -37,7 +38,8 @@ static bool end(const status *st, penstock_error *e)
 penstock_model *penstock_open(const char *path, penstock_error *e)
 {
     status st = begin(e);
-    char *found = path ? NULL : paths_model(&st);
+    environment_check(&st);
+    char *found = path || !status_ok(&st) ? NULL : paths_model(&st);
     penstock_model *m = status_ok(&st) ? mem_alloc(1, sizeof *m, "model", &st) : NULL;
     if (m)
         m->source = source_open(path ? path : found, &st);
@@ -63,8 +65,10 @@ penstock_options penstock_defaults(void)
     return (penstock_options){.size = sizeof(penstock_options), .guidance_scale = NAN, .batch_count = 1};
 }
 
-static bool request_of(const penstock_options *given, request *q, status *st)
+static bool request_of(const penstock_model *model, const penstock_options *given, request *q, status *st)
 {
+    if (!model)
+        return status_set(st, STATUS_USAGE, "model: none was opened");
     penstock_options o = penstock_defaults();
     if (given->size < offsetof(penstock_options, progress))
         return status_set(st, STATUS_USAGE, "penstock_options: size is %zu: start from penstock_defaults()", given->size);
@@ -85,7 +89,7 @@ bool penstock_generate(penstock_model *model, const penstock_options *o, penstoc
     request q;
     result r = {0};
     *out = (penstock_picture){0};
-    if (status_ok(&st) && request_of(o, &q, &st) && pipeline_generate(model->source, &q, &r, &st)) {
+    if (status_ok(&st) && request_of(model, o, &q, &st) && pipeline_generate(model->source, &q, &r, &st)) {
         *out = (penstock_picture){r.images, r.width, r.height, r.rgb, r.seed, r.seconds_total};
         r.rgb = NULL;   /* the picture's now */
     }
@@ -117,7 +121,7 @@ bool penstock_generate_png(penstock_model *model, const penstock_options *o, con
     status st = begin(e);
     request q;
     result r = {0};
-    if (status_ok(&st) && request_of(o, &q, &st)) {
+    if (status_ok(&st) && request_of(model, o, &q, &st)) {
         q.batch_count = 1;
         if (pipeline_generate(model->source, &q, &r, &st))
             write_picture(path, model->source, &q, &r, &st);
@@ -132,7 +136,7 @@ bool penstock_plan(penstock_model *model, const penstock_options *o, penstock_ne
     request q;
     result r = {0};
     *out = (penstock_needs){0};
-    if (status_ok(&st) && request_of(o, &q, &st) && pipeline_plan(model->source, &q, &r, &st)) {
+    if (status_ok(&st) && request_of(model, o, &q, &st) && pipeline_plan(model->source, &q, &r, &st)) {
         *out = (penstock_needs){.peak_bytes = r.predicted_peak, .scratch_bytes = r.scratch_bytes, .width = r.width,
                                 .height = r.height, .steps = r.steps};
         for (int i = 0; i < r.stages; i++) {

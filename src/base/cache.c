@@ -14,14 +14,6 @@
 
 enum { STALE_SECONDS = 3600 };
 
-uint64_t cache_limit(const char *variable, uint64_t otherwise)
-{
-    const char *text = getenv(variable);
-    char *end = NULL;
-    uint64_t n = text && *text ? strtoull(text, &end, 10) : 0;
-    return end && !*end ? n : otherwise;
-}
-
 void cache_touch(const char *path) { utimensat(AT_FDCWD, path, NULL, 0); }
 
 typedef struct oldest {

@@ -9,7 +9,5 @@
  * process left half-written goes after an hour. */
 void cache_make_place(const char *path, const char *suffix, uint64_t bytes, uint64_t limit);
 void cache_touch(const char *path); /* used now */
-/* A number of bytes in the environment, or `otherwise`. */
-uint64_t cache_limit(const char *variable, uint64_t otherwise);
 
 #endif

@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/environment.h"
 #include "base/map_guard.h"
 #include "base/mem.h"
 
@@ -277,13 +278,6 @@ void io_ahead(io *f, uint64_t offset, size_t bytes)
 #endif
 }
 
-/* PENSTOCK_READ=buffered: the page cache is read through, and dropped behind, even where direct reads would work. */
-static bool buffered_wanted(void)
-{
-    const char *way = getenv("PENSTOCK_READ");
-    return way && strcmp(way, "buffered") == 0;
-}
-
 /* A descriptor of its own, because O_DIRECT belongs to the open file. If the name means another file by now, that one is
  * not read. */
 static int open_direct(const io *f)
@@ -306,7 +300,7 @@ static bool direct_possible(io *f)
     if (atomic_load(&f->direct) == DIRECT_UNTRIED) {
         pthread_mutex_lock(&f->lock);
         if (atomic_load(&f->direct) == DIRECT_UNTRIED) {
-            f->direct_fd = buffered_wanted() ? -1 : open_direct(f);
+            f->direct_fd = environment_reads_buffered() ? -1 : open_direct(f); /* or through the page cache, which is dropped behind */
             atomic_store(&f->direct, f->direct_fd >= 0 ? DIRECT_WORKS : DIRECT_REFUSED);
         }
         pthread_mutex_unlock(&f->lock);
