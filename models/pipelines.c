@@ -85,7 +85,7 @@ static const char *class_of(const json *j, bool bare, const char *name, status *
     return json_text(j, "_class_name", "", name, st);
 }
 
-const pipeline_row *pipeline_of(const source *src, status *st)
+static const pipeline_row *row_of(const source *src, status *st)
 {
     char name[FILE_NAME_BYTES];
     bool bare = source_has_component(src, "");
@@ -159,7 +159,7 @@ bool pipeline_generate(const source *src, const request *q, result *out, status 
     uint64_t before = bytes_read(src);
     double t0 = now_seconds();
     int evaluations;
-    const pipeline_row *row = pipeline_of(src, st);
+    const pipeline_row *row = row_of(src, st);
     bool ok = row && takes_all(row, src, q, st) && offers(row, row->denoise != NULL, src, st);
     engine *e = ok ? open_run(row, src, q, out, st) : NULL;
     ok = plan_and_describe(row, e, false, &evaluations);
@@ -178,7 +178,7 @@ bool pipeline_generate(const source *src, const request *q, result *out, status 
 bool pipeline_plan(const source *src, const request *q, result *out, status *st)
 {
     *out = (result){0};
-    const pipeline_row *row = pipeline_of(src, st);
+    const pipeline_row *row = row_of(src, st);
     engine *e = row && takes_all(row, src, q, st) ? open_run(row, src, q, out, st) : NULL;
     bool ok = plan_and_describe(row, e, true, &out->evaluations);
     close_run(row, e);
@@ -190,7 +190,7 @@ bool pipeline_encode(const source *src, const request *q, trace *to, result *out
     *out = (result){0};
     uint64_t before = bytes_read(src);
     double t0 = now_seconds();
-    const pipeline_row *row = pipeline_of(src, st);
+    const pipeline_row *row = row_of(src, st);
     engine *e = row && offers(row, row->encode != NULL, src, st) ? open_run(row, src, q, out, st) : NULL;
     bool ok = e && row->plan_text(e, row->kind);
     double t1 = now_seconds();
@@ -207,7 +207,7 @@ bool pipeline_decode(const source *src, const request *q, const float *latents, 
 {
     *out = (result){0};
     double t0 = now_seconds();
-    const pipeline_row *row = pipeline_of(src, st);
+    const pipeline_row *row = row_of(src, st);
     engine *e = row && offers(row, row->decode != NULL, src, st) ? open_run(row, src, q, out, st) : NULL;
     bool ok = e && row->decode(e, row->kind, latents, shape);
     out->seconds_total = now_seconds() - t0;
@@ -222,7 +222,7 @@ bool pipeline_decode(const source *src, const request *q, const float *latents, 
 
 bool pipeline_takes_many(const source *src, status *st)
 {
-    const pipeline_row *row = pipeline_of(src, st);
+    const pipeline_row *row = row_of(src, st);
     return row && row->many;
 }
 

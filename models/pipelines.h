@@ -35,9 +35,6 @@ typedef struct pipeline_row {
     void (*close)(void *p);
 } pipeline_row;
 
-/* The row of a model; NULL with st set. */
-const pipeline_row *pipeline_of(const source *src, status *st);
-
 extern const pipeline_row pipeline_pixart_alpha, pipeline_pixart_sigma, pipeline_t5, pipeline_clip, pipeline_ldmbert, pipeline_vae;
 extern const pipeline_row pipeline_amused, pipeline_muse;
 extern const pipeline_row pipeline_kandinsky3;

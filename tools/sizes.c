@@ -83,7 +83,7 @@ static uint64_t left_in_groups(void)
     return least;
 }
 
-uint64_t available_memory(void)
+static uint64_t available_memory(void)
 {
     uint64_t system = number_in("/proc/meminfo", "MemAvailable"), group = left_in_groups();
     uint64_t least = system < group ? system : group;

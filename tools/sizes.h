@@ -7,11 +7,9 @@
 
 #include "base/status.h"
 
-/* "256M", "1.5G", "123456", "60%" and "=-1G" (of available_memory). option: for the sentence. */
+/* "256M", "1.5G", "123456"; "60%" and "=-1G" of what this process could still take (the system's MemAvailable, or what its control group leaves, whichever is
+ * less). option: for the sentence. */
 bool parse_size(const char *option, const char *text, uint64_t *bytes, status *st);
-
-/* What this process could still take: the system's MemAvailable or what its control group leaves, whichever is less. 0: unknown. */
-uint64_t available_memory(void);
 
 /* Most memory that the process has held so far (VmHWM). */
 uint64_t peak_memory(void);

@@ -17,7 +17,8 @@
 enum { SLOTS = 16 };
 static _Atomic(const char *) unfinished[SLOTS];
 
-int output_remember(const char *part)
+/* A slot for `part`, which must live until it is forgotten; -1: the list is full. */
+static int remember(const char *part)
 {
     for (int i = 0; i < SLOTS; i++) {
         const char *free_slot = NULL;
@@ -27,7 +28,7 @@ int output_remember(const char *part)
     return -1;
 }
 
-void output_forget(int slot)
+static void forget(int slot)
 {
     if (slot >= 0)
         atomic_store(&unfinished[slot], NULL);
@@ -67,7 +68,7 @@ static bool choose_names(output *o, const char *path, status *st)
 
 static void release(output *o)
 {
-    output_forget(o->slot);
+    forget(o->slot);
     mem_free(o->path);
     mem_free(o->part);
     *o = (output){.fd = -1, .slot = -1, .failed = true};
@@ -108,7 +109,7 @@ bool output_open(output *o, const char *path, status *st)
         return false;
     }
     if (o->part)
-        o->slot = output_remember(o->part);
+        o->slot = remember(o->part);
     int flags = O_WRONLY | O_CLOEXEC | (o->part ? O_CREAT | O_TRUNC : 0);
     o->fd = o->part ? open_unnamed(o->path) : -1;
     o->unnamed = o->fd >= 0;

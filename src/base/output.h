@@ -39,9 +39,5 @@ void output_abort(output *o);
 
 /* Remove every unfinished file of this process: safe in a signal handler. */
 void output_remove_unfinished(void);
-/* The same for a file that another writer makes (the quantizer's container). Returns a slot for output_forget, or -1 when the
- * list is full. The name must live until then. */
-int output_remember(const char *part);
-void output_forget(int slot);
 
 #endif

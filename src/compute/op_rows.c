@@ -43,28 +43,6 @@ tensor gated_halves(run *r, activation act, tensor x)
     return y;
 }
 
-static void add_row_block(void *ctx, int64_t task, int worker)
-{
-    const rows_job *j = ctx;
-    int64_t n = j->x.channels, per_item = tensor_tokens(j->x);
-    (void)worker;
-    for (int64_t i = task * ROWS_PER_TASK; i < block_end(j, task); i++) {
-        const float *row = j->row + (size_t)(j->x.first_batch + i / per_item) * j->row_stride;
-        j->r->k->add_gated(tensor_data(j->r, j->x) + i * n, row, NULL, (size_t)n);
-    }
-}
-
-tensor add_row(run *r, tensor x, table_row row)
-{
-    rows_job j = {.r = r, .x = x};
-    if (r->live && run_ok(r)) {
-        j.row = tensor_data(r, row.of) + (size_t)row.index * (size_t)x.channels;
-        j.row_stride = (size_t)(tensor_tokens(row.of) * row.of.channels);
-    }
-    each_block(r, j, add_row_block);
-    return x;
-}
-
 norm norm_modulated(run *r, norm n, table_row scale, table_row shift)
 {
     if (!r->live || !run_ok(r))

@@ -88,7 +88,6 @@ tensor layer_norm_modulated(run *r, tensor x, float eps, table_row scale, table_
 tensor activate(run *r, tensor x, activation act);          /* in place */
 tensor act_mul(run *r, activation act, tensor x, tensor y); /* act(x) * y, in place on x */
 tensor add(run *r, tensor x, tensor y);                     /* in place on x */
-tensor add_row(run *r, tensor x, table_row row);            /* to every token of its batch item, in place on x */
 tensor modulate(run *r, tensor x, table_row scale, table_row shift); /* x * (1 + scale) + shift by batch item, in place */
 tensor guide_halves(run *r, tensor x, float scale);         /* [2 b, ...] -> [b, ...]: the first half + scale * (the second - the first) */
 tensor gated_halves(run *r, activation act, tensor x);      /* [b, t, 2 n] -> first half * act(second half) (GEGLU) */

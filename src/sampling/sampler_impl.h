@@ -135,8 +135,6 @@ const char *timestep_list_names(void);
 bool schedule_alphas(sampler *s, bool zero_snr_floor, status *st);
 /* Room for calls timesteps (and calls + 1 sigmas); sets s->calls. */
 bool schedule_room(sampler *s, int calls, status *st);
-/* How many timesteps a spacing gives: steps, but sometimes steps + 1 (numpy's arange with a rounded step). */
-int schedule_count(const sampler *s, int top);
 
 /* Whole timesteps of DDIM, DDPM: steps of them, descending. */
 bool schedule_timesteps(sampler *s, status *st);

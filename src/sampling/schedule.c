@@ -166,7 +166,8 @@ static double spaced(const sampler *s, int top, int points, int i)
     }
 }
 
-int schedule_count(const sampler *s, int top)
+/* How many timesteps a spacing gives: steps, but sometimes steps + 1 (numpy's arange with a rounded step). */
+static int count_timesteps(const sampler *s, int top)
 {
     if (s->config.timestep_spacing != SPACING_TRAILING)
         return s->steps;
@@ -178,7 +179,7 @@ bool schedule_timesteps(sampler *s, status *st)
     int n = s->config.num_train_timesteps;
     if (s->steps > n)
         return status_set(st, STATUS_USAGE, "--steps %d: %s was trained with only %d timesteps", s->steps, s->row->class_name, n);
-    if (!schedule_room(s, schedule_count(s, n), st))
+    if (!schedule_room(s, count_timesteps(s, n), st))
         return false;
     for (int i = 0; i < s->calls; i++) {
         s->timesteps[i] = rint(spaced(s, n, s->steps, i));
@@ -301,7 +302,7 @@ bool schedule_sigmas_dpm(sampler *s, status *st)
     if (top < 1)
         return status_set(st, STATUS_BAD_FILE, "scheduler config: lambda_min_clipped %g leaves no timestep", c->lambda_min_clipped);
     bool conversion = spaces_sigmas(c);
-    if (!schedule_room(s, conversion ? s->steps : schedule_count(s, top), st))
+    if (!schedule_room(s, conversion ? s->steps : count_timesteps(s, top), st))
         return false;
     s->init_noise_sigma = 1;
     if (conversion) {
@@ -337,7 +338,7 @@ bool schedule_sigmas_euler(sampler *s, status *st)
     if (!check_sigmas(s, st))
         return false;
     bool log_linear = c->interpolation_type == INTERPOLATE_LOG_LINEAR;
-    int count = schedule_count(s, c->num_train_timesteps);
+    int count = count_timesteps(s, c->num_train_timesteps);
     if (!schedule_room(s, spaces_sigmas(c) ? s->steps : count, st))
         return false;
     for (int i = 0; i < s->calls; i++) { /* numpy rounds the spacing to float before it looks the sigma up */

@@ -54,7 +54,8 @@ bool unicode_number(uint32_t c)
 
 bool unicode_space(uint32_t c) { return uc_is_property_white_space(c); }
 
-uint32_t unicode_lower(uint32_t c)
+/* U+0130 has two, of which this is the first. */
+static uint32_t lower_of(uint32_t c)
 {
     if (c == 0x130)
         return 'i';
@@ -114,7 +115,7 @@ bool unicode_append_lower(const char *text, size_t bytes, text_buffer *out, stat
         ucs4_t c;
         uint8_t buffer[8];
         at += (size_t)u8_mbtouc(&c, (const uint8_t *)text + at, bytes - at);
-        int n = u8_uctomb(buffer, unicode_lower(c), sizeof buffer);
+        int n = u8_uctomb(buffer, lower_of(c), sizeof buffer);
         if (c == 0x130) { /* and the dot above */
             memcpy(buffer + n, "\xcc\x87", 2);
             n += 2;

@@ -11,8 +11,6 @@
 bool unicode_letter(uint32_t c); /* general category L */
 bool unicode_number(uint32_t c); /* general category N */
 bool unicode_space(uint32_t c);  /* White_Space */
-/* The lower-case form of one character by itself; U+0130 has two, of which this is the first. */
-uint32_t unicode_lower(uint32_t c);
 
 /* Append the text (well-formed UTF-8) in normalization form C or D of Unicode 9, as the tokenizers library does. */
 bool unicode_compose(const char *text, size_t bytes, text_buffer *out, status *st);

@@ -48,9 +48,8 @@ void pack_output_error(pack_writer *w, float error, float plain);
 void pack_calibrated(pack_writer *w, int prompts);
 /* error: relative RMS, NaN if unknown. */
 bool pack_end(pack_writer *w, float error, status *st);
-/* Write the header, sync, take the final name. With st at an error already: the same as pack_abort, and false. */
+/* Write the header, sync, take the final name. With st at an error already: nothing is left behind, and false. The writer is gone either way. */
 bool pack_commit(pack_writer *w, status *st);
-void pack_abort(pack_writer *w);
 /* What a writer of files and tensors of that many bytes in all holds at most, but for some 250 bytes a tensor. */
 size_t pack_writer_bytes(uint64_t all);
 

@@ -514,7 +514,8 @@ pack_writer *pack_create(const char *path, status *st)
         status_set(st, STATUS_USAGE, "%s: a container can only be written to a file", path);
     static const uint8_t zeros[PACK_PREAMBLE_BYTES];
     if (!status_ok(st) || !put(w, zeros, sizeof zeros, st)) {
-        pack_abort(w);
+        output_abort(&w->out);
+        release(w);
         return NULL;
     }
     return w;
@@ -531,12 +532,4 @@ bool pack_commit(pack_writer *w, status *st)
         output_abort(&w->out);
     release(w);
     return ok;
-}
-
-void pack_abort(pack_writer *w)
-{
-    if (!w)
-        return;
-    output_abort(&w->out);
-    release(w);
 }
