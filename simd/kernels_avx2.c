@@ -283,7 +283,7 @@ static void set_block(const i8_job *g, i8_way way, i8_block *b, int number)
 }
 
 /* A round of tokens against all blocks; the tiles as even as can be. False: a weight is not narrow. */
-static bool i8_round(const i8_job *g, i8_way way, int t, int tokens)
+static __attribute__((noinline)) bool i8_round(const i8_job *g, i8_way way, int t, int tokens)
 {
     _Alignas(64) int8_t copy[COPY_BYTES];
     __m256i negative[COPY_SEGMENTS][HALVES], sum[ROUND_TOKENS][HALVES];

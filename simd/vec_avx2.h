@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #define VEC(name) name##_avx2
-enum { VL = 8 };
+enum { VL = 8, SQUARE = 8 };
 /* For 16 registers. */
 #define GEMM_TOKENS(X, V) X(6, V) X(4, V) X(2, V) X(1, V)
 #define GEMM_WIDTHS(X) X(2) X(1)
@@ -58,6 +58,20 @@ static inline void vf_transpose4(const float *x, size_t x_stride, float *to, siz
     _MM_TRANSPOSE4_PS(a, b, c, d);
     _mm_storeu_ps(to, a), _mm_storeu_ps(to + to_stride, b);
     _mm_storeu_ps(to + 2 * to_stride, c), _mm_storeu_ps(to + 3 * to_stride, d);
+}
+
+static inline void vf_transpose(const float *x, size_t x_stride, float *to, size_t to_stride)
+{
+    for (int half = 0; half < 2; half++, x += 4, to += 4 * to_stride) {
+        __m256 a[4]; /* rows i and i + 4 */
+        for (int i = 0; i < 4; i++)
+            a[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(x + (size_t)i * x_stride)), _mm_loadu_ps(x + (size_t)(i + 4) * x_stride), 1);
+        __m256 low = _mm256_unpacklo_ps(a[0], a[1]), high = _mm256_unpackhi_ps(a[0], a[1]);
+        __m256 low2 = _mm256_unpacklo_ps(a[2], a[3]), high2 = _mm256_unpackhi_ps(a[2], a[3]);
+        _mm256_storeu_ps(to, _mm256_shuffle_ps(low, low2, 0x44)), _mm256_storeu_ps(to + to_stride, _mm256_shuffle_ps(low, low2, 0xee));
+        _mm256_storeu_ps(to + 2 * to_stride, _mm256_shuffle_ps(high, high2, 0x44));
+        _mm256_storeu_ps(to + 3 * to_stride, _mm256_shuffle_ps(high, high2, 0xee));
+    }
 }
 
 static inline vd vd_zero(void) { return (vd){_mm256_setzero_pd(), _mm256_setzero_pd()}; }

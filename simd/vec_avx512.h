@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #define VEC(name) name##_avx512
-enum { VL = 16 };
+enum { VL = 16, SQUARE = 16 };
 /* Shapes of tiles for 32 registers: tokens x vectors of rows of gemm_f32 (most of them, and how many k are packed at a
  * time: 16 KiB, half of a small first cache), keys or channels x QUERY_TILE / VL of attention. Widest first. */
 #define GEMM_TOKENS(X, V) X(12, V) X(4, V) X(2, V) X(1, V)
@@ -58,6 +58,32 @@ static inline void vf_transpose4(const float *x, size_t x_stride, float *to, siz
     _MM_TRANSPOSE4_PS(a, b, c, d);
     _mm_storeu_ps(to, a), _mm_storeu_ps(to + to_stride, b);
     _mm_storeu_ps(to + 2 * to_stride, c), _mm_storeu_ps(to + 3 * to_stride, d);
+}
+
+/* Likewise i and j < SQUARE. */
+static inline void vf_transpose(const float *x, size_t x_stride, float *to, size_t to_stride)
+{
+    __m512 a[16], b[16];
+    for (int i = 0; i < 16; i++)
+        a[i] = _mm512_loadu_ps(x + (size_t)i * x_stride);
+    for (int i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) /* a[i + n]: column n of each lane, rows i .. i + 3 */
+        for (int n = 0; n < 2; n++) {
+            a[i + 2 * n] = _mm512_shuffle_ps(b[i + n], b[i + 2 + n], 0x44);
+            a[i + 2 * n + 1] = _mm512_shuffle_ps(b[i + n], b[i + 2 + n], 0xee);
+        }
+    for (int n = 0; n < 4; n++) {
+        __m512 low = _mm512_shuffle_f32x4(a[n], a[4 + n], 0x88), high = _mm512_shuffle_f32x4(a[n], a[4 + n], 0xdd); /* columns n, 8 + n; 4 + n, 12 + n */
+        __m512 low2 = _mm512_shuffle_f32x4(a[8 + n], a[12 + n], 0x88), high2 = _mm512_shuffle_f32x4(a[8 + n], a[12 + n], 0xdd);
+        float *out = to + (size_t)n * to_stride;
+        _mm512_storeu_ps(out, _mm512_shuffle_f32x4(low, low2, 0x88));
+        _mm512_storeu_ps(out + 4 * to_stride, _mm512_shuffle_f32x4(high, high2, 0x88));
+        _mm512_storeu_ps(out + 8 * to_stride, _mm512_shuffle_f32x4(low, low2, 0xdd));
+        _mm512_storeu_ps(out + 12 * to_stride, _mm512_shuffle_f32x4(high, high2, 0xdd));
+    }
 }
 
 static inline vd vd_zero(void) { return (vd){_mm512_setzero_pd(), _mm512_setzero_pd()}; }

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #define VEC(name) name##_neon
-enum { VL = 4 };
+enum { VL = 4, SQUARE = 4 };
 /* For 32 registers. */
 #define GEMM_TOKENS(X, V) X(6, V) X(4, V) X(2, V) X(1, V)
 #define GEMM_WIDTHS(X) X(4) X(2) X(1)
@@ -71,6 +71,8 @@ static inline void vf_transpose4(const float *x, size_t x_stride, float *to, siz
     vst1q_f32(to + 2 * to_stride, vreinterpretq_f32_f64(vzip1q_f64(ab1, cd1)));
     vst1q_f32(to + 3 * to_stride, vreinterpretq_f32_f64(vzip2q_f64(ab1, cd1)));
 }
+
+static inline void vf_transpose(const float *x, size_t x_stride, float *to, size_t to_stride) { vf_transpose4(x, x_stride, to, to_stride); }
 
 static inline vd vd_zero(void) { return (vd){vdupq_n_f64(0), vdupq_n_f64(0)}; }
 static inline vd vd_add(vd s, vf a)
