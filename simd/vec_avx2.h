@@ -9,7 +9,7 @@
 #define VEC(name) name##_avx2
 enum { VL = 8, SQUARE = 8 };
 /* For 16 registers. */
-#define GEMM_TOKENS(X, V) X(6, V) X(4, V) X(2, V) X(1, V)
+#define GEMM_TOKENS(X, V) X(6, V) X(5, V) X(4, V) X(3, V) X(2, V) X(1, V)
 #define GEMM_WIDTHS(X) X(2) X(1)
 enum { GEMM_MOST_TOKENS = 6, GEMM_MOST_WIDTH = 2, GEMM_ROWS = 64, GEMM_BLOCK = 256 };
 #define ATTENTION_TILES(X) X(6) X(4) X(2) X(1)
