@@ -309,16 +309,34 @@ static void group_task(void *ctx, int64_t task, int worker)
     }
 }
 
+/* Blocks of tokens for f32, whose weights each block transposes anew: as few as leave no thread idle for long while others work at the last. */
+static int64_t blocks_f32(int64_t groups, int64_t rows, int workers)
+{
+    int64_t least = (rows + TOKEN_BLOCK_F32 - 1) / TOKEN_BLOCK_F32, most = (rows + TOKEN_BLOCK - 1) / TOKEN_BLOCK, blocks = least;
+    while (blocks < most && (groups * blocks + workers - 1) / workers * workers * 8 > groups * blocks * 9)
+        blocks++;
+    return blocks;
+}
+
 /* The slice into tasks: groups of rows, and where these are too few for the threads blocks of tokens as well. */
 static void divide(slice_job *j)
 {
     int workers = threads_count(j->p->r->pool);
-    int64_t rows = j->p->rows, most = most_tokens(j->integer);
+    int64_t rows = j->p->rows;
     j->groups = (j->slice->rows + j->group_rows - 1) / j->group_rows;
-    j->token_block = (int)(j->groups * ((rows + most - 1) / most) < 4 * workers ? TOKEN_BLOCK : most);
-    int64_t token_blocks = (rows + j->token_block - 1) / j->token_block, want = 4 * workers / j->groups + 1;
-    j->blocks = want < token_blocks ? want : token_blocks;
-    j->block_rows = (token_blocks + j->blocks - 1) / j->blocks * j->token_block;
+    if (!j->integer) {
+        j->group_rows = (int)((j->slice->rows + j->groups * PANEL_ROWS - 1) / (j->groups * PANEL_ROWS)) * PANEL_ROWS; /* as even as can be */
+        j->groups = (j->slice->rows + j->group_rows - 1) / j->group_rows;
+        int64_t blocks = blocks_f32(j->groups, rows, workers);
+        j->token_block = (int)((rows + blocks - 1) / blocks);
+        j->blocks = blocks;
+        j->block_rows = j->token_block;
+    } else {
+        j->token_block = TOKEN_BLOCK;
+        int64_t token_blocks = (rows + TOKEN_BLOCK - 1) / TOKEN_BLOCK, want = 4 * workers / j->groups + 1;
+        j->blocks = want < token_blocks ? want : token_blocks;
+        j->block_rows = (token_blocks + j->blocks - 1) / j->blocks * TOKEN_BLOCK;
+    }
     j->blocks = (rows + j->block_rows - 1) / j->block_rows;
 }
 
