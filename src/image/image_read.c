@@ -15,20 +15,22 @@ typedef struct reader {
     FILE *file;
     pixmap *picture;
     status *st;
+    char warning[96];  /* the last one: of a bad header libpng tells there what is bad */
     jmp_buf out;
 } reader;
 
 static void on_error(png_structp png, png_const_charp message)
 {
     reader *r = png_get_error_ptr(png);
-    status_set(r->st, STATUS_BAD_FILE, "%s: PNG: %s", r->path, message);
+    bool header = strstr(message, "IHDR") && *r->warning;
+    status_set(r->st, STATUS_BAD_FILE, "%s: PNG: %s%s%s", r->path, message, header ? ": " : "", header ? r->warning : "");
     longjmp(r->out, 1);
 }
 
 static void on_warning(png_structp png, png_const_charp message)
 {
-    (void)png;
-    (void)message;
+    reader *r = png_get_error_ptr(png);
+    snprintf(r->warning, sizeof r->warning, "%s", message);
 }
 
 static void on_read(png_structp png, png_bytep data, size_t bytes)
@@ -102,15 +104,27 @@ static void read_png(reader *r)
     }
 }
 
+/* What it is instead, as far as one can tell. */
+static const char *other_kind(const unsigned char head[8])
+{
+    static const struct { const char *begin; size_t bytes; const char *kind; } kinds[] = {
+        {"\xff\xd8\xff", 3, " but a JPEG"}, {"GIF8", 4, " but a GIF"}, {"RIFF", 4, " but a WebP"}, {"BM", 2, " but a BMP"}, {"II*", 3, " but a TIFF"}, {"MM", 2, " but a TIFF"},
+    };
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (memcmp(head, kinds[i].begin, kinds[i].bytes) == 0)
+            return kinds[i].kind;
+    return "";
+}
+
 bool image_read_png(const char *path, pixmap *p, status *st)
 {
     *p = (pixmap){0};
     reader r = {.path = path, .picture = p, .st = st, .file = fopen(path, "rbe")};
     if (!r.file)
         return status_set(st, STATUS_BAD_FILE, "%s: %s", path, strerror(errno));
-    unsigned char head[8];
+    unsigned char head[8] = {0};
     if (fread(head, 1, sizeof head, r.file) != sizeof head || png_sig_cmp(head, 0, sizeof head))
-        status_set(st, STATUS_BAD_FILE, "%s: not a PNG picture", path);
+        status_set(st, STATUS_BAD_FILE, "%s: not a PNG picture%s", path, other_kind(head));
     else if (fseek(r.file, 0, SEEK_SET) == 0)
         read_png(&r);
     else

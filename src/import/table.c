@@ -18,6 +18,10 @@ tensor_table *table_read(io *f, status *st)
         return gguf_read(f, st);
     if (torch_begins(first) && first[8] != '{') /* a safetensors header of 0x580 bytes begins like a pickle: 80 05, then zeros and its JSON */
         return torch_read(f, st);
+    if (bytes == sizeof first && first[8] != '{') {
+        status_set(st, STATUS_BAD_FILE, "%s: is neither a safetensors file nor a torch checkpoint nor a GGUF", io_name(f));
+        return NULL;
+    }
     return safetensors_read(f, st);
 }
 

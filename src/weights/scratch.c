@@ -130,11 +130,11 @@ static bool start(scratch_file *s, const char *where, uint64_t bytes, status *st
     struct statfs fs;
     char again[32];
     if ((s->fd = open_unlinked(where, st)) < 0)
-        return status_set(st, STATUS_FAILED, "scratch: %s: %s", where, strerror(errno));
+        return status_set(st, STATUS_FAILED, "scratch: %s: %s; --scratch names another folder", where, strerror(errno));
     if (fstatfs(s->fd, &fs) == 0 && fs.f_type == TMPFS)
         return status_set(st, STATUS_USAGE, "scratch: %s is a tmpfs, its pages are memory; name a folder on a disk with --scratch", where);
     if ((errno = posix_fallocate(s->fd, 0, (off_t)bytes)) != 0)
-        return status_set(st, STATUS_FAILED, "scratch: %s: no room for %llu MB: %s", where, (unsigned long long)(bytes >> 20), strerror(errno));
+        return status_set(st, STATUS_FAILED, "scratch: %s: no room for %llu MB: %s; --scratch names another folder", where, (unsigned long long)(bytes >> 20), strerror(errno));
     posix_fadvise(s->fd, 0, 0, POSIX_FADV_RANDOM); /* what read-ahead brings nobody would drop: it took 230 MB of a budget of 160 */
     snprintf(again, sizeof again, "/proc/self/fd/%d", s->fd);
     s->direct = open(again, O_RDWR | O_DIRECT | O_CLOEXEC);
