@@ -31,6 +31,8 @@ bool pixart_config_read(pixart_config *c, const json *j, const char *name, statu
         return status_set(st, STATUS_BAD_FILE, "%s: activation_fn \"%s\" is not one of gelu, gelu-approximate", name, act);
     if (strcmp(norm_type, "ada_norm_single"))
         return status_set(st, STATUS_BAD_FILE, "%s: norm_type \"%s\": PixArt's is ada_norm_single", name, norm_type);
+    if (json_flag(j, "norm_elementwise_affine", false, name, st))
+        return status_set(st, STATUS_BAD_FILE, "%s: norm_elementwise_affine is true: PixArt's norms have no weights", name);
     return status_ok(st);
 }
 

@@ -39,9 +39,11 @@ bool taesd_config_read(vae_config *c, const json *j, const char *name, status *s
     c->shift_factor = (float)json_double(j, "shift_factor", -1e6, 1e6, 0, name, st);
     c->groups = (int)json_int(j, "bottleneck_norm_groups", 0, 4096, 0, name, st);
     json_int(j, "upsampling_scaling_factor", 2, 2, 2, name, st);
-    const char *act = json_text(j, "act_fn", "relu", name, st);
+    const char *act = json_text(j, "act_fn", "relu", name, st), *enlarges = json_text(j, "upsample_fn", "nearest", name, st);
     if (status_ok(st) && strcmp(act, "relu") != 0)
         return status_set(st, STATUS_BAD_FILE, "%s: act_fn \"%s\": a tiny autoencoder has relu", name, act);
+    if (status_ok(st) && strcmp(enlarges, "nearest") != 0)
+        return status_set(st, STATUS_BAD_FILE, "%s: upsample_fn \"%s\": only nearest is known", name, enlarges);
     return status_ok(st);
 }
 

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "models/net_act.h"
 #include "models/net_unet.h"
 
 /* A number for all levels, or a list with one for each. */
@@ -112,16 +113,6 @@ static bool check_known(const unet_config *c, const json *j, const char *name, s
     return status_ok(st);
 }
 
-/* One of the activations that a UNet may have; "" where there is none. */
-static bool read_act(const json *j, const char *key, const char *otherwise, activation *out, const char *name, status *st)
-{
-    const char *text = json_text(j, key, otherwise, name, st);
-    *out = !text[0] ? ACT_NONE : strcmp(text, "gelu") == 0 ? ACT_GELU_ERF : ACT_SILU;
-    if (text[0] && strcmp(text, "silu") && strcmp(text, "swish") && strcmp(text, "gelu"))
-        return status_set(st, STATUS_BAD_FILE, "%s: %s \"%s\" is not one of silu, swish, gelu", name, key, text);
-    return status_ok(st);
-}
-
 /* What only simple blocks have. */
 static bool read_simple(unet_config *c, const json *j, const char *name, status *st)
 {
@@ -150,7 +141,7 @@ static bool read_simple(unet_config *c, const json *j, const char *name, status 
         if (attends && l->channels < l->heads)
             return status_set(st, STATUS_BAD_FILE, "%s: attention_head_dim %d is more than the %d channels of level %d", name, l->heads, l->channels, i);
     }
-    return read_act(j, "time_embedding_act_fn", "", &c->time_act, name, st);
+    return act_read(j, "time_embedding_act_fn", "", &c->time_act, name, st);
 }
 
 static bool read_middle(unet_config *c, const json *j, const char *name, status *st)
@@ -214,5 +205,5 @@ bool unet_config_read(unet_config *c, const json *j, const char *name, status *s
     for (int i = 0; i < c->levels && status_ok(st); i++)
         if (c->level[i].heads < 1)
             return status_set(st, STATUS_BAD_FILE, "%s: attention_head_dim is %d", name, c->level[i].heads);
-    return read_act(j, "act_fn", "silu", &c->act, name, st) && (!c->simple || read_simple(c, j, name, st));
+    return act_read(j, "act_fn", "silu", &c->act, name, st) && (!c->simple || read_simple(c, j, name, st));
 }

@@ -1,5 +1,5 @@
 /* AutoencoderKL (Rombach et al. 2022, arXiv 2112.10752). Reference: diffusers, models/autoencoders/autoencoder_kl.py, vae.py.
- * Pitfalls: group norms here have eps 1e-6 (UNets 1e-5); the middle attention has one head; its names come in three spellings. The encoder's
+ * Pitfalls: act_fn is of the blocks, the norm behind the last has silu; group norms here have eps 1e-6 (UNets 1e-5); the middle attention has one head; its names come in three spellings. The encoder's
  * downsampling convolution pads at the end only; what it makes are means and logarithms of variances, of which latents are drawn. With a codebook
  * (net_vq.c) it makes latents, each of which stands for its nearest entry. */
 #include "models/net_vae.h"
@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "models/net_act.h"
 #include "models/net_taesd.h"
 #include "models/net_vq.h"
 
@@ -32,13 +33,40 @@ static bool read_types(const vae_config *c, const json *j, const char *key, cons
     return true;
 }
 
+/* One number a latent channel. */
+static bool read_channel_numbers(const vae_config *c, const json *list, const char *key, double low, float out[VAE_NORMED], const char *name, status *st)
+{
+    int n = json_object_is_type(list, json_type_array) ? (int)json_object_array_length(list) : 0;
+    if (n != c->latent_channels || n > VAE_NORMED)
+        return status_set(st, STATUS_BAD_FILE, "%s: %s has %d numbers for %d latent channels, of which it may be told up to %d", name, key, n, c->latent_channels, VAE_NORMED);
+    for (int i = 0; i < n; i++) {
+        json *one = json_object_array_get_idx(list, (size_t)i);
+        double v = json_object_is_type(one, json_type_double) || json_object_is_type(one, json_type_int) ? json_object_get_double(one) : (double)NAN;
+        if (!(v >= low && v <= 1e6))
+            return status_set(st, STATUS_BAD_FILE, "%s: %s[%d] must be a number from %g to 1e6", name, key, i, low);
+        out[i] = (float)v;
+    }
+    return true;
+}
+
+static bool read_norms(vae_config *c, const json *j, const char *name, status *st)
+{
+    const json *mean = json_member(j, "latents_mean"), *deviation = json_member(j, "latents_std");
+    c->normed = mean && deviation;
+    return !c->normed || (read_channel_numbers(c, mean, "latents_mean", -1e6, c->mean, name, st) &&
+                          read_channel_numbers(c, deviation, "latents_std", 1e-6, c->deviation, name, st));
+}
+
 bool vae_config_read(vae_config *c, const json *j, const char *name, status *st)
 {
     if (strcmp(json_text(j, "_class_name", "", name, st), "AutoencoderTiny") == 0)
         return taesd_config_read(c, j, name, st);
     if (json_member(j, "ddconfig"))
         return vq_original_read(c, j, name, st);
-    *c = (vae_config){0};
+    const char *kind = json_text(j, "_class_name", "AutoencoderKL", name, st);
+    if (strcmp(kind, "AutoencoderKL") && strcmp(kind, "VQModel"))
+        return status_set(st, STATUS_BAD_FILE, "%s: \"%.60s\": the autoencoders known are AutoencoderKL, VQModel and AutoencoderTiny", name, kind);
+    *c = (vae_config){.act = ACT_SILU};
     int64_t channels[VAE_BLOCKS] = {64};
     int blocks = json_ints(j, "block_out_channels", channels, VAE_BLOCKS, 1, 1 << 14, name, st);
     c->blocks = blocks > 0 ? blocks : 1;
@@ -55,7 +83,7 @@ bool vae_config_read(vae_config *c, const json *j, const char *name, status *st)
     c->quant_conv = json_flag(j, "use_quant_conv", true, name, st);
     c->mid_attention = json_flag(j, "mid_block_add_attention", true, name, st);
     c->z_channels = c->latent_channels;
-    return read_types(c, j, "up_block_types", "UpDecoderBlock2D", "AttnUpDecoderBlock2D", c->attend_up, name, st) &&
+    return act_read(j, "act_fn", "silu", &c->act, name, st) && read_norms(c, j, name, st) && read_types(c, j, "up_block_types", "UpDecoderBlock2D", "AttnUpDecoderBlock2D", c->attend_up, name, st) &&
            read_types(c, j, "down_block_types", "DownEncoderBlock2D", "AttnDownEncoderBlock2D", c->attend_down, name, st) && vq_config_read(c, j, name, st);
 }
 
@@ -84,13 +112,13 @@ static conv_options conv3(norm before, tensor add_to, bool map)
 /* map: in the up blocks, whose tensors only convolutions and norms read */
 static tensor resnet(run *r, const half *v, tensor x, int channels, bool map)
 {
-    tensor h = conv(r, x, "conv1", channels, conv3(norm_of(r, v, x, "norm1", ACT_SILU), NO_TENSOR, map));
+    tensor h = conv(r, x, "conv1", channels, conv3(norm_of(r, v, x, "norm1", v->c->act), NO_TENSOR, map));
     if (x.channels != channels) {
         tensor s = conv(r, x, "conv_shortcut", channels, (conv_options){.kernel = 1, .stride = 1, .before = NO_NORM, .add_to = NO_TENSOR, .map = map});
         drop(r, x);
         x = s;
     }
-    x = conv(r, h, "conv2", channels, conv3(norm_of(r, v, h, "norm2", ACT_SILU), x, map));
+    x = conv(r, h, "conv2", channels, conv3(norm_of(r, v, h, "norm2", v->c->act), x, map));
     drop(r, h);
     return x;
 }

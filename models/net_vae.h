@@ -4,11 +4,14 @@
 #include "compute/ops.h"
 #include "import/json.h"
 
-enum { VAE_BLOCKS = 8 };
+enum { VAE_BLOCKS = 8, VAE_NORMED = 64 };
 
 typedef struct vae_config {
     int in_channels, out_channels, latent_channels, blocks, channels[VAE_BLOCKS], layers, groups;
+    activation act;
     float scaling_factor, shift_factor;
+    bool normed;                                                   /* latents_mean, latents_std: outside they are normed by channel as well */
+    float mean[VAE_NORMED], deviation[VAE_NORMED];
     bool quant_conv, post_quant_conv, mid_attention;
     int z_channels;                                                /* of latents inside of the network; those outside have latent_channels */
     bool attend_down[VAE_BLOCKS], attend_up[VAE_BLOCKS];           /* attention behind each resnet of a level; up: from the latents on */
@@ -22,6 +25,12 @@ typedef struct vae_config {
 
 bool vae_config_read(vae_config *c, const json *j, const char *name, status *st);
 extern const name_alias vae_aliases[];
+/* Most pipelines know of the scaling factor alone, whatever the file says. */
+static inline void vae_scale_only(vae_config *c)
+{
+    c->shift_factor = 0;
+    c->normed = false;
+}
 
 /* latents [batch, latent_channels, h, w] as the decoder takes them (already divided by the scaling factor) -> image [batch, out_channels, H, W] */
 void vae_decode(run *r, const vae_config *c, const float *latents, int batch, int height, int width, float *image);

@@ -44,7 +44,7 @@ static void read_attention(vae_config *c, const json *dd, const char *name, stat
 bool vq_original_read(vae_config *c, const json *j, const char *name, status *st)
 {
     const json *dd = json_member(j, "ddconfig");
-    *c = (vae_config){.groups = 32, .scaling_factor = 1, .quant_conv = true, .post_quant_conv = true, .mid_attention = true};
+    *c = (vae_config){.groups = 32, .act = ACT_SILU, .scaling_factor = 1, .quant_conv = true, .post_quant_conv = true, .mid_attention = true};
     int64_t mult[VAE_BLOCKS] = {1};
     int ch = (int)json_int(dd, "ch", 1, 4096, 128, name, st), blocks = json_ints(dd, "ch_mult", mult, VAE_BLOCKS, 1, 64, name, st);
     c->blocks = blocks > 0 ? blocks : 1;

@@ -64,8 +64,9 @@ bool vae_stage_plan(vae_stage *v, engine *e, const char *component, int latent_h
 static bool fill_inputs(const vae_stage *v, const float *latents, size_t count, void *out, status *st)
 {
     const vae_config *c = &v->config;
+    size_t area = (size_t)v->height * (size_t)v->width;
     for (size_t k = 0; k < count && !v->from_tokens; k++)
-        ((float *)out)[k] = latents[k] / c->scaling_factor + c->shift_factor;
+        ((float *)out)[k] = c->normed ? latents[k] * c->deviation[k / area] / c->scaling_factor + c->mean[k / area] : latents[k] / c->scaling_factor + c->shift_factor;
     for (size_t k = 0; k < count && v->from_tokens; k++) {
         if (!(latents[k] >= 0 && latents[k] < (float)c->codes))
             return status_set(st, STATUS_BAD_FILE, "%s: token %g is none of the codebook's %d entries", v->stage.plan.stage, (double)latents[k], c->codes);

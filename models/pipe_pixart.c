@@ -55,6 +55,7 @@ static bool read_configs(pixart *p)
     bool ok = j && pixart_config_read(&p->denoiser, j, name, st);
     json_free(j);
     ok = ok && vae_read(&p->decode.config, src, "vae", false, st);
+    vae_scale_only(&p->decode.config);
     if (ok && vae->latent_channels != p->denoiser.in_channels)
         return status_set(st, STATUS_BAD_FILE, "%s: the decoder has %d latent channels, the transformer %d", src->path, vae->latent_channels, p->denoiser.in_channels);
     int out = p->denoiser.out_channels, in = p->denoiser.in_channels;

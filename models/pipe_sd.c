@@ -41,6 +41,9 @@ static bool read_networks(sd *p)
     bool ok = j && unet_config_read(&p->unet, j, name, st);
     json_free(j);
     ok = ok && vae_read(&p->vae, src, sd_vae(p), true, st);
+    if (!p->kind->xl)
+        vae_scale_only(&p->vae);
+    p->vae.shift_factor = 0;
     p->decode.config = p->vae;
     int latent = p->vae.latent_channels, in = p->unet.in_channels;
     if (ok && ((in != latent && in != 2 * latent + 1) || p->unet.out_channels != latent))

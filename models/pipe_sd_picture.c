@@ -73,7 +73,8 @@ static void shrink_mask(const sd *p, const pixmap *mask, float *out)
 static void draw_latents(const sd *p, rng *g, float *out)
 {
     size_t n = sd_latent_floats(p);
-    bool certain = p->vae.tiny || p->vae.codes > 0;
+    size_t area = (size_t)p->latent_height * (size_t)p->latent_width;
+    bool certain = p->vae.tiny || p->vae.codes > 0, normed = p->vae.normed && !p->painting; /* the painting class knows of them only in the decoder */
     for (size_t i = 0; certain && i < n; i++)
         out[i] = p->vae.scaling_factor * p->moments[i];
     if (certain) /* its encoder makes latents, there is nothing to draw */
@@ -82,7 +83,9 @@ static void draw_latents(const sd *p, rng *g, float *out)
     for (size_t i = 0; i < n; i++) {
         float log_variance = p->moments[n + i];
         log_variance = log_variance < -30 ? -30 : log_variance > 20 ? 20 : log_variance;
-        out[i] = p->vae.scaling_factor * (p->moments[i] + expf(0.5f * log_variance) * out[i]);
+        float drawn = p->moments[i] + expf(0.5f * log_variance) * out[i];
+        size_t c = i / area;
+        out[i] = normed ? (drawn - p->vae.mean[c]) * p->vae.scaling_factor / p->vae.deviation[c] : p->vae.scaling_factor * drawn;
     }
 }
 

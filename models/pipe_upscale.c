@@ -27,7 +27,7 @@ static bool read_vae(cascade_stage *s, upscaler *u)
 {
     bool ok = vae_read(&u->vae, s->e.source, "vae", false, s->e.st);
     u->vae.scaling_factor = 0.08333f;
-    u->vae.shift_factor = 0;
+    vae_scale_only(&u->vae);
     u->decode.config = u->vae;
     return ok;
 }

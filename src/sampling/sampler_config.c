@@ -313,8 +313,8 @@ static bool check(const sampler_config *c, const sampler_row *row, status *st)
     return true;
 }
 
-/* Names that one class takes from another's file and reads as its own (diffusers' register_to_config calls). */
-static void translate(sampler_config *c, unsigned class_bit)
+/* Names that a class takes from another's file and reads as its own (diffusers' register_to_config calls). */
+static void translate_names(sampler_config *c, unsigned class_bit)
 {
     bool unipc_type = c->solver_type == SOLVER_BH1 || c->solver_type == SOLVER_BH2;
     if (class_bit == CLASS_UNIPC && !unipc_type)
@@ -323,6 +323,15 @@ static void translate(sampler_config *c, unsigned class_bit)
         c->solver_type = SOLVER_MIDPOINT;
     if (c->algorithm_type == ALGORITHM_DEIS)
         c->algorithm_type = ALGORITHM_DPMPP;
+}
+
+/* The file's own class has read it first. */
+static void translate(sampler_config *c, const sampler_source *f, unsigned class_bit)
+{
+    for (const sampler_row *r = sampler_table; r->method; r++)
+        if (strcmp(r->class_name, f->class_name) == 0 && r->ops->class_bit & SOLVER_CLASSES)
+            translate_names(c, r->ops->class_bit);
+    translate_names(c, class_bit);
 }
 
 bool sampler_config_read(sampler_config *c, const sampler_source *f, const sampler_row *row, status *st)
@@ -341,7 +350,7 @@ bool sampler_config_read(sampler_config *c, const sampler_source *f, const sampl
         if (value && !read_key(c, k, value, st)) /* null is the default */
             return false;
     }
-    translate(c, class_bit);
+    translate(c, f, class_bit);
     return check(c, row, st);
 }
 
