@@ -367,6 +367,7 @@ same_line() { [ "$(sed 's/.*"stages"//' "$1" | sort -u | wc -l)" -eq 1 ] || say 
 file_refused() { # LINE WORD TEXT: nothing runs
     printf 'fox\n%s\n' "$3" >f; penstock generate -m "$S" --prompt-file f --steps 1 -q -o x.png; is "$4" && sentence "line $1" "$2" && [ "$(ls)" = f ]
 }
+file_stdin() { echo "a red fox" >f && penstock generate -m "$S" --prompt-file - --steps 2 -s 1 -q -o out.png <f && works && mv out.png a.png && generate && same a.png out.png; }
 file_of_bytes() { printf 'a fox\nd\000g\n' >f; penstock generate -m "$S" --prompt-file f -q -o x.png; is 3 && sentence 'line 2' && [ "$(ls)" = f ]; }
 file_clash() { printf '{"prompt":"a","output":"z.png"}\nfox\n{"prompt":"b","output":"z.png"}\n' >f; penstock generate -m "$S" --prompt-file f -q -o x.png; is 2 && sentence 'line 3' 'line 1' && [ "$(ls)" = f ]; }
 file_empty() { printf '# nothing\n\n' >f; penstock generate -m "$S" --prompt-file f -q -o x.png; is 3 && sentence prompt && penstock generate -m "$S" --prompt-file nowhere -q; is 3 && sentence nowhere; }
@@ -701,6 +702,9 @@ try 'an empty name' bad 2 model empty -- -m ""
 try 'an option of another command' bad 2 tensors inspect -- --tensors
 try "diffusers' name of an option" bad 2 guidance_scale cfg-scale -- --guidance_scale 3
 try 'a picture that is no PNG' refused 2 PNG x.png -- generate -m "$S" -p fox -o x.jpg
+try 'a picture to -' refused 2 stdout -- generate -m "$S" -p fox -o -
+try 'prompt file: standard input' file_stdin
+try 'quantize: a component of another kind' refused 2 vae decoder denoiser -- quantize "$S" -o x.penstock --component vae="$S/transformer"
 try 'an output named twice' bad 2 trace output -- --trace out.png
 try 'the model as the output' output_is_model
 

@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "base/output.h"
 #include "base/threads.h"
+#include "models/networks.h"
 #include "quant/convert.h"
 #include "tools/calibrate.h"
 #include "tools/command.h"
@@ -54,6 +55,13 @@ static convert_component *component_named(job *j, const char *name, size_t lengt
     return NULL;
 }
 
+/* What decodes cannot stand in for what encodes. */
+static bool fits(const source *base, const char *name, const source *part, const char *within, status *st)
+{
+    network_role wanted = component_role(base, name, st), is = component_role(part, within, st);
+    return wanted == is || status_set(st, STATUS_USAGE, "--component: %s is the %s here, %s the %s of its kind", name, role_name(wanted), part->path, role_name(is));
+}
+
 /* NAME=FILE: FILE is that component by itself, or a model that has one of that name. */
 static bool take_part(job *j, const char *text, status *st)
 {
@@ -69,6 +77,8 @@ static bool take_part(job *j, const char *text, status *st)
         return false;
     for (int i = 0; i < r->plans; i++)
         if (!*r->plan[i].stage || strcmp(r->plan[i].stage, c->name) == 0) {
+            if (!fits(j->base.src, c->name, r->src, r->plan[i].stage, st))
+                return false;
             c->from = r->src;
             c->plan = &r->plan[i];
             return true;
@@ -168,7 +178,7 @@ static bool run_calibration(const options *o, job *j, status *st)
     return j->moments != NULL;
 }
 
-static bool run(const options *o, job *j, status *st)
+static bool write_container(const options *o, job *j, status *st)
 {
     progress p;
     convert_report r = {0};
@@ -214,7 +224,7 @@ bool cmd_quantize(const options *o, status *st)
         return false;
     job *j = mem_alloc(1, sizeof *j, "quantize", st);
     if (j && prepare(o, j, st))
-        run(o, j, st);
+        write_container(o, j, st);
     if (j) {
         release(&j->base);
         for (int i = 0; i < j->parts; i++)

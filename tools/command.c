@@ -212,6 +212,8 @@ static bool picture_is_png(const options *o, status *st)
 {
     static const char *const others[] = {".jpg", ".jpeg", ".jxl", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", NULL};
     const char *dot = o->output ? strrchr(o->output, '.') : NULL;
+    if (o->output && strcmp(o->output, "-") == 0)
+        return status_set(st, STATUS_USAGE, "--output: -: standard output has a report; for the picture there say -q -o /dev/stdout");
     for (const char *const *end = others; dot && *end; end++)
         if (strcasecmp(dot, *end) == 0)
             return status_set(st, STATUS_USAGE, "--output: %s: pictures are written as PNG; name it %.*s.png", o->output, (int)(dot - o->output), o->output);

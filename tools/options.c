@@ -39,7 +39,7 @@ static const option_row table[] = {
      "a container, folder, checkpoint or GGUF, or the name of a system whose dimensions ship, such as sd15 (default: the small model)"},
     {"prompt", 'p', TEXT, GENERATE | ENCODE | PLAN, AT(prompt), 0, 0, "TEXT", "what the picture shows; CLIP takes weights: (word:1.3) [word] BREAK"},
     {"negative-prompt", 'n', TEXT, GENERATE | ENCODE | PLAN, AT(negative_prompt), 0, 0, "TEXT", "what it shall not show"},
-    {"prompt-file", 0, NAME, GENERATE | ENCODE, AT(prompt_file), 0, 0, "FILE", "a prompt a line, or a JSON object of options a line; # begins a comment"},
+    {"prompt-file", 0, NAME, GENERATE | ENCODE, AT(prompt_file), 0, 0, "FILE", "a prompt a line, or a JSON object of options a line; # begins a comment; - is standard input"},
     {"output", 'o', NAME, GENERATE | DECODE, AT(output), 0, 0, "FILE", "the picture, a PNG (default: output.png)"},
     {"output", 'o', NAME, ENCODE, AT(output), 0, 0, "FILE", "the embeddings, a safetensors file"},
     {"output", 'o', NAME, QUANTIZE, AT(output), 0, 0, "FILE", "the container"},

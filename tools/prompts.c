@@ -151,7 +151,7 @@ static bool distinct_outputs(const prompt_lines *l, status *st)
 bool prompts_read(prompt_lines *l, const options *o, status *st)
 {
     *l = (prompt_lines){.file = o->prompt_file};
-    FILE *f = fopen(o->prompt_file, "re");
+    FILE *f = fopen(strcmp(o->prompt_file, "-") == 0 ? "/dev/stdin" : o->prompt_file, "re");
     if (!f)
         return status_set(st, STATUS_BAD_FILE, "%s: %s", o->prompt_file, strerror(errno));
     char *text = mem_alloc(LONGEST_LINE, 1, "prompt file", st);
