@@ -145,7 +145,12 @@ static bool fit(stage *s, uint64_t base, const void *ctx)
         }
     }
     uint64_t mib = (least + (1 << 20) - 1) >> 20;
-    status_set(e->st, STATUS_BUDGET, "memory budget: %.4gM is too small, at least %lluM is needed", (double)budget / (1 << 20), (unsigned long long)mib);
+    char given[32]; /* as one would type it */
+    if (budget < 1 << 20)
+        snprintf(given, sizeof given, budget < 1 << 10 ? "%.0f" : "%.4gK", budget < 1 << 10 ? (double)budget : (double)budget / (1 << 10));
+    else
+        snprintf(given, sizeof given, budget < 1000u << 20 ? "%.4gM" : "%.0fM", (double)budget / (1 << 20));
+    status_set(e->st, STATUS_BUDGET, "memory budget: %s is too small, at least %lluM is needed", given, (unsigned long long)mib);
     e->st->least_bytes = mib << 20;
     return false;
 }

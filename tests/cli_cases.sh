@@ -741,6 +741,8 @@ try 'signals while quantizing' signals_quantize
 
 try 'budget too small' bad 4 budget 3M -- --memory-budget 3M
 try 'budget sentence' budget_sentence
+try 'budget of a byte' bad 4 ':.1.is' -- --memory-budget 1
+try 'budget of a kilobyte and a half' bad 4 1.5K -- --memory-budget 1536
 try 'budget: the least works' budget_least
 try 'budget: the least in JSON works' budget_least_json
 try 'budget: less than the least does not' budget_below_least

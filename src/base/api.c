@@ -6,6 +6,7 @@
 
 #include "base/environment.h"
 #include "base/mem.h"
+#include "base/output.h"
 #include "base/paths.h"
 #include "image/image_png.h"
 #include "image/parameters.h"
@@ -80,6 +81,8 @@ static bool request_of(const penstock_model *model, const penstock_options *give
         .precision = o.full_precision ? PRECISION_F32 : PRECISION_AUTO, .threads = o.threads, .budget_bytes = o.budget_bytes,
         .scratch = o.scratch, .progress = o.progress, .progress_ctx = o.progress_ctx,
     };
+    if (isinf(q->guidance_scale))
+        return status_set(st, STATUS_USAGE, "guidance_scale: must be a number");
     return q->prompt || status_set(st, STATUS_USAGE, "prompt: none was given");
 }
 
@@ -121,7 +124,9 @@ bool penstock_generate_png(penstock_model *model, const penstock_options *o, con
     status st = begin(e);
     request q;
     result r = {0};
-    if (status_ok(&st) && request_of(model, o, &q, &st)) {
+    if (!path)
+        status_set(&st, STATUS_USAGE, "picture: no file was named");
+    if (status_ok(&st) && output_check(path, &st) && request_of(model, o, &q, &st)) {
         q.batch_count = 1;
         if (pipeline_generate(model->source, &q, &r, &st))
             write_picture(path, model->source, &q, &r, &st);
