@@ -79,11 +79,11 @@ static bool intact(state_file *f, const char *magic)
     char kind[STATE_MAGIC] = {0};
     const char *name = io_name(f->in);
     if (size < sizeof kind + sizeof sum)
-        return status_set(f->st, STATUS_BAD_FILE, "%s: is no file of this kind: it has %" PRIu64 " bytes", name, size);
+        return status_set(f->st, STATUS_BAD_FILE, "%s: is no checkpoint: it has %" PRIu64 " bytes", name, size);
     if (!io_read(f->in, 0, kind, sizeof kind, f->st))
         return false;
     if (memcmp(kind, magic, sizeof kind) != 0)
-        return status_set(f->st, STATUS_BAD_FILE, "%s: is no file of this kind, or of another version of penstock", name);
+        return status_set(f->st, STATUS_BAD_FILE, "%s: is no checkpoint, or one of another version of penstock; without the file the run begins anew", name);
     f->at = sizeof kind;
     f->end = size - sizeof sum;
     for (uint64_t at = 0; at < f->end && status_ok(f->st); at += sizeof block) {
