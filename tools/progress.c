@@ -1,5 +1,7 @@
 #include "tools/progress.h"
 
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,8 +45,9 @@ static int columns(void)
 static void times(const progress *p, double now, char *out, size_t room)
 {
     char past[32], left[32];
+    double ahead = p->done > 0 ? (p->stepped - p->began) / p->done * (p->total - p->done) - (now - p->stepped) : 0;
     duration(now - p->began, past, sizeof past);
-    duration(p->done > 0 ? (now - p->began) / p->done * (p->total - p->done) : 0, left, sizeof left);
+    duration(ahead > 0 ? ahead : 0, left, sizeof left);
     if (p->done > 0 && p->done < p->total)
         snprintf(out, room, "%s, %s left", past, left);
     else
@@ -93,20 +96,71 @@ static void finish(progress *p, double now)
         plain(p, now);
 }
 
-void progress_show(void *ctx, const char *stage, int done, int total)
+/* ---- the clock: a step of a large model takes half a minute, and a bar that stands still looks like a program that hangs ---- */
+
+static void *tick(void *ctx)
 {
     progress *p = ctx;
+    pthread_mutex_lock(&p->lock);
+    while (p->ticking) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec += 1;
+        pthread_cond_timedwait(&p->wake, &p->lock, &until);
+        double now = seconds_now();
+        if (p->ticking && *p->stage && now - p->shown > 0.9) {
+            p->shown = now;
+            bar(p, now);
+        }
+    }
+    pthread_mutex_unlock(&p->lock);
+    return NULL;
+}
+
+/* Without it there is a bar all the same. Signals are the main thread's. */
+static void start_clock(progress *p)
+{
+    pthread_attr_t a;
+    sigset_t all, before;
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->wake, NULL);
+    pthread_attr_init(&a);
+    pthread_attr_setstacksize(&a, 128 << 10);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    p->ticking = true;
+    if (pthread_create(&p->clock, &a, tick, p) != 0)
+        p->ticking = false;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&a);
+}
+
+static void stop_clock(progress *p)
+{
+    pthread_mutex_lock(&p->lock);
+    p->ticking = false;
+    pthread_cond_signal(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+    pthread_join(p->clock, NULL);
+    pthread_cond_destroy(&p->wake);
+    pthread_mutex_destroy(&p->lock);
+}
+
+static void show(progress *p, const char *stage, int done, int total)
+{
     double now = seconds_now();
     if (strcmp(stage, p->stage) != 0) {
         finish(p, now);
         snprintf(p->stage, sizeof p->stage, "%s", stage);
-        p->began = p->shown = now;
+        p->began = p->stepped = p->shown = now;
         p->done = done;
         p->total = total;
         if (p->terminal && !p->quiet)
             bar(p, now);
         return;
     }
+    if (done != p->done)
+        p->stepped = now;
     p->done = done;
     p->total = total;
     double pause = p->terminal ? 0.1 : 5;   /* a log wants few lines, an eye wants many */
@@ -119,8 +173,22 @@ void progress_show(void *ctx, const char *stage, int done, int total)
         plain(p, now);
 }
 
+void progress_show(void *ctx, const char *stage, int done, int total)
+{
+    progress *p = ctx;
+    if (p->terminal && !p->quiet && !p->ticking)
+        start_clock(p);
+    if (p->ticking)
+        pthread_mutex_lock(&p->lock);
+    show(p, stage, done, total);
+    if (p->ticking)
+        pthread_mutex_unlock(&p->lock);
+}
+
 void progress_end(progress *p)
 {
+    if (p->ticking)
+        stop_clock(p);
     finish(p, seconds_now());
     *p->stage = 0;
 }

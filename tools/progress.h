@@ -2,6 +2,7 @@
 #ifndef PENSTOCK_PROGRESS_H
 #define PENSTOCK_PROGRESS_H
 
+#include <pthread.h>
 #include <stdbool.h>
 
 typedef struct progress {
@@ -9,9 +10,15 @@ typedef struct progress {
     char stage[32];
     int done, total;
     double began;    /* the stage */
+    double stepped;  /* when `done` last grew */
     double shown;    /* when something was last written */
+    pthread_t clock; /* on a terminal: draws the bar while a step takes long */
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    bool ticking;
 } progress;
 
+/* Every start that was followed by a progress_show needs its progress_end. */
 void progress_start(progress *p, bool quiet);
 /* A progress_fn (models/pipeline.h) with the progress as ctx. */
 void progress_show(void *p, const char *stage, int done, int total);
