@@ -38,7 +38,7 @@ static bool apply_json(options *o, json_object *line, status *st)
     static const char *const allowed[] = {"prompt", "negative_prompt", "output", "width", "height", "steps", "cfg_scale", "seed",
                                           "sampling_method", "scheduler", "batch_count", "max_sequence_length", "trace",
                                           "save_latents", "load_latents", "checkpoint", "embeddings", "init_img", "mask", "strength",
-                                          "clip_skip", "guidance_rescale", NULL};
+                                          "clip_skip", "guidance_rescale", "temperature", NULL};
     json_object_object_foreach(line, key, value)
     {
         const char *const *name = allowed;
