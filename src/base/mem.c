@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 static _Atomic size_t in_use, peak;
 static _Atomic long fail_at;
@@ -118,10 +119,25 @@ char *mem_format(status *st, const char *format, ...)
     return s;
 }
 
-void *mem_map(size_t bytes, const char *what, status *st)
+/* Whole pages; begin at a multiple of `align`, 0: of a page. */
+static char *map_pages(size_t bytes, size_t align)
 {
-    void *p = told_to_fail() ? MAP_FAILED
-                             : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (align)
+        bytes = round_up(bytes, (size_t)sysconf(_SC_PAGESIZE)); /* what lies behind is given back, and must be whole pages */
+    char *p = mmap(NULL, bytes + align, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED || align == 0)
+        return p;
+    size_t before = (align - (uintptr_t)p % align) % align;
+    if (before)
+        munmap(p, before);
+    if (align > before)
+        munmap(p + before + bytes, align - before);
+    return p + before;
+}
+
+static void *map_charged(size_t bytes, size_t align, const char *what, status *st)
+{
+    char *p = told_to_fail() ? MAP_FAILED : map_pages(bytes, align);
     if (p == MAP_FAILED) {
         no_memory(what, bytes, st);
         return NULL;
@@ -130,11 +146,13 @@ void *mem_map(size_t bytes, const char *what, status *st)
     return p;
 }
 
+void *mem_map(size_t bytes, const char *what, status *st) { return map_charged(bytes, 0, what, st); }
+
 /* Two threads that meet the same missing huge page get one each, for a moment, and that moment's 2 MiB are nobody's plan: so only what mem_touch
  * has brought in is to be used by several, and a kernel that cannot bring it in gives no huge pages. */
 void *mem_map_huge(size_t bytes, const char *what, status *st)
 {
-    void *p = mem_map(bytes, what, st);
+    void *p = map_charged(bytes, bytes >= HUGE_PAGE ? HUGE_PAGE : 0, what, st); /* one that begins inside a huge page would go without its first */
 #if defined(MADV_HUGEPAGE) && defined(MADV_POPULATE_WRITE)
     if (p && madvise(p, bytes, MADV_HUGEPAGE) == 0 && madvise(p, 1, MADV_POPULATE_WRITE) != 0)
         madvise(p, bytes, MADV_NOHUGEPAGE);

@@ -19,7 +19,8 @@ char *mem_format(status *st, const char *format, ...) __attribute__((format(prin
 /* Whole pages straight from the kernel, for arenas and rings (returned to it at once by mem_unmap). Zeroed. */
 void *mem_map(size_t bytes, const char *what, status *st);
 void mem_unmap(void *p, size_t bytes);
-/* As mem_map, in huge pages where the system has them (direct reads into them are three times as fast). To be handed to mem_touch, by one thread at
+enum { HUGE_PAGE = 2 << 20 };
+/* As mem_map, from a huge page's beginning on, in huge pages where the system has them (direct reads into them are three times as fast). To be handed to mem_touch, by one thread at
  * a time and page by page, before several use it. */
 void *mem_map_huge(size_t bytes, const char *what, status *st);
 void mem_touch(void *p, size_t bytes);

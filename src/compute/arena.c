@@ -3,7 +3,7 @@
 #include <assert.h>
 #include <string.h>
 
-enum { ALIGN = 64, LARGE = 1 << 16, PAGE = 4096 }; /* large blocks begin where direct reads and writes can */
+enum { ALIGN = 64, LARGE = 1 << 14, PAGE = 4096 }; /* large blocks begin where direct reads and writes can */
 
 void arena_reset(arena *a)
 {
