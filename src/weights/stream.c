@@ -174,12 +174,11 @@ stream *stream_open(const plan *p, const source *src, const residency *how, int 
     stream *s = mem_alloc(1, sizeof *s, "stream", st);
     if (!s)
         return NULL;
-    *s = (stream){.plan = p, .source = src, .k = k, .how = *how, .use = -1, .pass = -1, .passes = passes, .hash_extent = -1};
+    *s = (stream){.plan = p, .source = src, .k = k, .how = *how, .use = -1, .pass = -1, .passes = passes, .walk = {{XXH3_createState(), -1, 0}, {XXH3_createState(), -1, 0}}};
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->room, NULL);
     pthread_cond_init(&s->news, NULL);
-    s->hash = XXH3_createState();
-    if (!s->hash)
+    if (!s->walk[0].hash || !s->walk[1].hash)
         status_set(st, STATUS_FAILED, "stream: out of memory");
     if (status_ok(st))
         s->vector_at = mem_alloc((size_t)p->uses + 1, sizeof *s->vector_at, "stream", st);
@@ -190,7 +189,7 @@ stream *stream_open(const plan *p, const source *src, const residency *how, int 
     if (status_ok(st))
         s->vectors = mem_alloc(p->vector_bytes / 4 + (size_t)p->uses * 16 + 16, 4, "vectors", st);
     /* the readers first: while the small things come one by one, the ring fills */
-    if (!status_ok(st) || !units_build(&s->units, p, how->mapped ? MAPPED_UNIT : how->unit_bytes, st) ||
+    if (!status_ok(st) || !units_build(&s->units, p, how->mapped ? MAPPED_UNIT : how->unit_bytes, st) || !stream_plan_checks(s, st) ||
         (s->units.count && !stream_start_readers(s, st)) || !stream_load_vectors(s, st)) {
         stream_close(s);
         return NULL;
@@ -203,10 +202,12 @@ void stream_close(stream *s)
     if (!s)
         return;
     stream_stop_readers(s);
-    mem_unmap(s->ring, s->ring_bytes);
+    mem_unmap(s->ring, s->space.bytes);
     mem_unmap(s->pins, s->pin_bytes);
     units_free(&s->units);
-    XXH3_freeState(s->hash);
+    XXH3_freeState(s->walk[0].hash);
+    XXH3_freeState(s->walk[1].hash);
+    mem_free(s->in_flight);
     pthread_mutex_destroy(&s->lock);
     pthread_cond_destroy(&s->room);
     pthread_cond_destroy(&s->news);

@@ -38,32 +38,65 @@ bool stream_check_extent(stream *s, const weight *w, int extent_index, status *s
     return true;
 }
 
-/* A part that is an extent by itself is hashed as it streams by; shared extents are small and are checked at the start. */
-bool stream_hashed_in_flight(const stream *s, const weight_part *p)
+/* A tensor's extents are its own, or it shares one with others, which lie in the order of use with less than 64 bytes of zeros between them. */
+static bool is_whole_extent(const stream *s, const weight_part *p)
 {
-    return p->extent >= 0 && s->source->extent[p->extent].bytes == p->bytes && s->source->extent[p->extent].offset == p->offset;
+    const extent *e = &s->source->extent[p->extent];
+    return e->bytes == p->bytes && e->offset == p->offset;
+}
+
+enum { MOST_GAP = 64 };
+
+/* Does the unit go on where the walk is, or begin its extent? Then the walk is behind it, and *gap bytes were left out in between. */
+static bool walk_on(extent_walk *k, const extent *e, int index, const unit *u, size_t *gap)
+{
+    if (u->offset == e->offset)
+        *k = (extent_walk){k->hash, index, u->offset};
+    if (k->extent != index || u->offset < k->next || u->offset - k->next >= MOST_GAP)
+        return false;
+    *gap = (size_t)(u->offset - k->next);
+    k->next = u->offset + u->bytes;
+    return true;
+}
+
+bool stream_plan_checks(stream *s, status *st)
+{
+    extent_walk walk[2] = {{NULL, -1, 0}, {NULL, -1, 0}};
+    s->in_flight = mem_alloc((size_t)s->source->extents + 1, sizeof *s->in_flight, "stream", st);
+    for (int i = 0; i < s->units.count && s->in_flight; i++) {
+        const unit *u = &s->units.unit[i];
+        const weight_part *p = &s->plan->use[u->use].weight->part[u->part];
+        if (p->extent < 0 || s->in_flight[p->extent])
+            continue;
+        const extent *e = &s->source->extent[p->extent];
+        extent_walk *k = &walk[!is_whole_extent(s, p)];
+        size_t gap;
+        s->in_flight[p->extent] = walk_on(k, e, p->extent, u, &gap) && k->next == e->offset + e->bytes;
+    }
+    return s->in_flight != NULL;
 }
 
 static bool hash_unit(stream *s, const unit *u, const uint8_t *data, status *st)
 {
+    static const uint8_t zeros[MOST_GAP];
     const weight *w = s->plan->use[u->use].weight;
     const weight_part *p = &w->part[u->part];
-    if (!stream_hashed_in_flight(s, p) || s->checked[p->extent])
+    if (p->extent < 0 || !s->in_flight[p->extent] || s->checked[p->extent])
         return true;
-    if (u->offset == p->offset) {
-        XXH3_64bits_reset(s->hash);
-        s->hash_extent = p->extent;
-    } else if (s->hash_extent != p->extent || s->hash_next != u->offset) {
+    const extent *e = &s->source->extent[p->extent];
+    extent_walk *k = &s->walk[!is_whole_extent(s, p)];
+    size_t gap = 0;
+    if (u->offset == e->offset)
+        XXH3_64bits_reset(k->hash);
+    if (!walk_on(k, e, p->extent, u, &gap))
+        return stream_check_extent(s, w, p->extent, st);
+    XXH3_64bits_update(k->hash, zeros, gap);
+    XXH3_64bits_update(k->hash, data, u->bytes);
+    if (k->next < e->offset + e->bytes)
         return true;
-    }
-    XXH3_64bits_update(s->hash, data, u->bytes);
-    s->hash_next = u->offset + u->bytes;
-    if (s->hash_next < p->offset + p->bytes)
-        return true;
-    if (XXH3_64bits_digest(s->hash) != s->source->extent[p->extent].xxh3)
-        return bad_checksum(s, w->component, w->name, st);
-    s->checked[p->extent] = true;
-    return true;
+    if (XXH3_64bits_digest(k->hash) == e->xxh3)
+        return s->checked[p->extent] = true;
+    return is_whole_extent(s, p) ? bad_checksum(s, w->component, w->name, st) : stream_check_extent(s, w, p->extent, st); /* gaps need not be zeros */
 }
 
 /* A checksum says what was written; a scale that is no number was written by something else than us, and would spoil all that follows. */

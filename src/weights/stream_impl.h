@@ -25,6 +25,12 @@ typedef struct held_slice {
     weight_slice slice;
 } held_slice;
 
+typedef struct extent_walk {  /* units of one extent that follow each other */
+    XXH3_state_t *hash;
+    int extent;               /* -1: none */
+    uint64_t next;            /* the file offset that comes next, so that a seek is noticed */
+} extent_walk;
+
 struct stream {
     const plan *plan;
     const source *source;
@@ -44,12 +50,12 @@ struct stream {
     int held_count, held_room, held_next;
 
     uint8_t *ring, *pins;
-    size_t ring_bytes, pin_bytes, head, tail;
+    ring_space space;         /* of the ring */
+    size_t pin_bytes;
     size_t ring_touched, pins_touched; /* so far their pages are there */
     entry *fifo;              /* [ENTRIES], in the plan's order: number n stands at n % ENTRIES; oldest .. oldest + filled */
     uint64_t oldest, to_check;/* the next one whose checksum is due: before it all are CHECKED */
     int filled, taken;        /* the first `taken` are in use by the consumer */
-    int in_ring;              /* entries whose slots lie in the ring */
     int next_unit, next_pass, passes;  /* the readers' place: the next unit that nobody reads yet */
     bool quit, checking;      /* checking: one reader is at the checksums */
     status error;
@@ -58,14 +64,13 @@ struct stream {
     pthread_mutex_t lock;
     pthread_cond_t room, news;
 
-    XXH3_state_t *hash;       /* of the extent that the checksums are in */
-    int hash_extent;
-    uint64_t hash_next;       /* the file offset that it expects next, so that a seek is noticed */
+    extent_walk walk[2];      /* checksums of extents of one part, and of extents that parts share, which take turns */
+    bool *in_flight;          /* [extents]: all of it goes by in the plan's order, and is hashed meanwhile */
 };
 
 /* stream_check.c: checksums, and scales that are no numbers. */
 bool stream_check_extent(stream *s, const weight *w, int extent_index, status *st);  /* reads it by itself */
-bool stream_hashed_in_flight(const stream *s, const weight_part *p);
+bool stream_plan_checks(stream *s, status *st);   /* once the units are known: which extents need no reading by themselves */
 bool stream_check_unit(stream *s, const unit *u, const uint8_t *data, status *st);   /* units in order */
 bool stream_check_scales(const stream *s, const weight *w, const matrix_shape *m, const uint8_t *data, int64_t first_row, int64_t rows, status *st);
 

@@ -6,26 +6,6 @@
 #include "base/mem.h"
 #include "weights/stream_impl.h"
 
-/* A contiguous stretch of the ring, or false when there is none yet. */
-static bool place_in_ring(stream *s, size_t bytes, size_t *start)
-{
-    if (s->in_ring == 0)
-        s->head = s->tail = 0;
-    if (s->in_ring == 0 || s->tail > s->head) {
-        if (s->ring_bytes - s->tail >= bytes)
-            *start = s->tail;
-        else if (s->head > bytes)
-            *start = 0;
-        else
-            return false;
-    } else if (s->head > s->tail + bytes) {
-        *start = s->tail;
-    } else {
-        return false;
-    }
-    return true;
-}
-
 entry *stream_entry(const stream *s, uint64_t number) { return &s->fifo[number % ENTRIES]; }
 
 /* The units that a pass reads: pinned ones only in the first. False at the end. */
@@ -41,10 +21,9 @@ static bool next_to_read(stream *s)
 /* A place's pages, before anyone reads into them; with the lock held, as mem_touch wants it. Places come in rising order the first time. */
 static void touch(uint8_t *memory, size_t bytes, size_t *touched, size_t end)
 {
-    enum { HUGE = 2 << 20 };
     if (end <= *touched)
         return;
-    end = round_up(end, HUGE) < bytes ? round_up(end, HUGE) : bytes;
+    end = round_up(end, HUGE_PAGE) < bytes ? round_up(end, HUGE_PAGE) : bytes;
     mem_touch(memory + *touched, end - *touched);
     *touched = end;
 }
@@ -55,16 +34,16 @@ static bool reserve(stream *s, uint64_t *number)
     for (; !s->quit && next_to_read(s); pthread_cond_wait(&s->room, &s->lock)) {
         const unit *u = &s->units.unit[s->next_unit];
         size_t bytes = unit_slot_bytes(u), start = 0;
-        if (s->filled == (s->how.mapped ? (int)MAPPED_AHEAD : (int)ENTRIES) || (!s->how.mapped && !u->pinned && !place_in_ring(s, bytes, &start)))
+        if (s->filled == (s->how.mapped ? (int)MAPPED_AHEAD : (int)ENTRIES) || (!s->how.mapped && !u->pinned && !ring_find(&s->space, bytes, &start)))
             continue;
         *number = s->oldest + (uint64_t)s->filled++;
         *stream_entry(s, *number) = (entry){s->next_unit++, BEING_READ, NULL, start, u->pinned || s->how.mapped ? 0 : bytes};
         if (s->how.mapped)
             return true;
         if (!u->pinned) {
-            s->in_ring++;
-            s->tail = start + bytes;
-            touch(s->ring, s->ring_bytes, &s->ring_touched, s->tail);
+            s->space.taken++;
+            s->space.tail = start + bytes;
+            touch(s->ring, s->space.bytes, &s->ring_touched, s->space.tail);
         } else {
             touch(s->pins, s->pin_bytes, &s->pins_touched, (size_t)(u->pin - s->pins) + bytes);
         }
@@ -160,13 +139,13 @@ void stream_release_taken(stream *s)
     if (s->taken == 0)
         return;
     for (; s->taken > 0; s->taken--) {
-        s->in_ring -= stream_entry(s, s->oldest)->bytes > 0;
+        s->space.taken -= stream_entry(s, s->oldest)->bytes > 0;
         s->oldest++;
         s->filled--;
     }
     for (uint64_t n = s->oldest; n < s->oldest + (uint64_t)s->filled; n++)
         if (stream_entry(s, n)->bytes) {
-            s->head = stream_entry(s, n)->start;
+            s->space.head = stream_entry(s, n)->start;
             break;
         }
     pthread_cond_broadcast(&s->room);
@@ -179,11 +158,11 @@ static bool make_room(stream *s, status *st)
     for (int i = 0; i < s->units.count; i++)
         all = all && s->units.unit[i].pinned;
     s->pin_bytes = pinned;
-    s->ring_bytes = all ? 0 : s->how.ring_bytes / IO_ALIGN * IO_ALIGN;
+    s->space.bytes = all ? 0 : s->how.ring_bytes / IO_ALIGN * IO_ALIGN;
     if (pinned)
         s->pins = mem_map_huge(pinned, "pinned weights", st);
-    if (s->ring_bytes && status_ok(st))
-        s->ring = mem_map_huge(s->ring_bytes, "weights in flight", st);
+    if (s->space.bytes && status_ok(st))
+        s->ring = mem_map_huge(s->space.bytes, "weights in flight", st);
     if (!status_ok(st))
         return false;
     size_t at = 0;

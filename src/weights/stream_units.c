@@ -87,3 +87,22 @@ uint64_t units_pin(unit_list *l, uint64_t pin_bytes)
     }
     return pinned;
 }
+
+bool ring_find(ring_space *r, size_t bytes, size_t *start)
+{
+    if (r->taken == 0)
+        r->head = r->tail = 0;
+    if (r->taken == 0 || r->tail > r->head) {
+        if (r->bytes - r->tail >= bytes)
+            *start = r->tail;
+        else if (r->head > bytes)
+            *start = 0;
+        else
+            return false;
+    } else if (r->head > r->tail + bytes) {
+        *start = r->tail;
+    } else {
+        return false;
+    }
+    return true;
+}

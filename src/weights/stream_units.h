@@ -21,6 +21,14 @@ typedef struct unit_list {
 
 bool units_build(unit_list *l, const plan *p, uint64_t unit_bytes, status *st);
 void units_free(unit_list *l);
+/* A ring of bytes that are taken in order and given back in order. */
+typedef struct ring_space {
+    size_t bytes, head, tail; /* head: where the oldest stretch begins that is taken; tail: where the newest ends */
+    int taken;                /* stretches */
+} ring_space;
+/* A contiguous stretch, or false when there is none yet. It is not taken by that. */
+bool ring_find(ring_space *r, size_t bytes, size_t *start);
+
 /* Memory that a unit takes when read directly: whole IO_ALIGN blocks around it. */
 uint64_t unit_slot_bytes(const unit *u);
 /* Mark units as pinned, evenly spread (so that the reader always has compute to hide behind), up to pin_bytes; returns their slots' sum. */

@@ -48,7 +48,7 @@ bool stream_load_vectors(stream *s, status *st)
         const plan_use *u = &s->plan->use[i];
         if (u->role != ROLE_VECTOR) {
             for (int p = 0; s->source->container && p < u->weight->parts; p++)
-                if (!stream_hashed_in_flight(s, &u->weight->part[p]) && u->role != ROLE_EMBEDDING)
+                if (u->role != ROLE_EMBEDDING && u->weight->part[p].extent >= 0 && !s->in_flight[u->weight->part[p].extent])
                     stream_check_extent(s, u->weight, u->weight->part[p].extent, st);
             continue;
         }
