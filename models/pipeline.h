@@ -8,7 +8,7 @@
 
 #include "base/status.h"
 #include "image/pixmap.h"
-#include "weights/plan.h"
+#include "compute/plan_time.h"
 #include "weights/source.h"
 
 typedef enum precision { PRECISION_AUTO, PRECISION_F32 } precision;
@@ -75,6 +75,7 @@ typedef struct request {
     int rehearsals;                /* bench: how often each pass is run before the one that counts */
     bool imagine;                  /* plan: as if the model had no weights, only configs */
     weight_type imagined_as;       /* what weights that are not there would be */
+    const machine_rates *rates;    /* plan: to predict how long the stages take; NULL: nobody wants to know */
     progress_fn progress;
     void *progress_ctx;
 } request;
@@ -88,15 +89,8 @@ typedef struct stage_report {      /* one row of `plan`, and of a run's report *
     uint64_t ring_bytes;           /* weights in flight */
     uint64_t arena_bytes;          /* activations and kernels' scratch */
     uint64_t stream_bytes;         /* weights read, all passes together */
-    uint64_t first_bytes;          /* of these, in the first pass: what is kept as well */
     uint64_t operations;           /* all passes together */
     uint64_t integer_operations;   /* of these: products of quantized activations and weights */
-    uint64_t convolution_operations; /* of the integer ones */
-    uint64_t attention_operations; /* of all */
-    uint64_t integer_weights;      /* that the integer products decode, all passes together */
-    uint64_t activation_bytes;     /* tensors made, all passes together */
-    uint64_t map_bytes;            /* of these in the scratch file */
-    uint64_t calls;                /* of ops, about */
     int passes;
     int slab_rows;                 /* 0: whole */
     double seconds;                /* measured, or predicted by plan */
@@ -131,7 +125,7 @@ bool pipeline_encode(const source *src, const request *q, trace *out, result *re
 /* Latents [batch, channels, h, w] (as a decoder gets them from `generate`: before division by the scaling factor) to pictures; or tokens
  * [batch, h, w], whose shape has 0 channels. */
 bool pipeline_decode(const source *src, const request *q, const float *latents, const int64_t shape[4], result *out, status *st);
-/* What a run would need; nothing is read but headers. stage[].seconds stay 0. */
+/* What a run would need; nothing is read but headers. stage[].seconds are predictions, where the request has rates. */
 bool pipeline_plan(const source *src, const request *q, result *out, status *st);
 /* For the quantizer: the order of use of every component's weights (at the model's own size). plans: room for 16; plan.stage is
  * the component's name. With a source without weights (configs only) every weight comes out of the configs alone: see

@@ -14,7 +14,7 @@
 /* Besides what the plan counts, a process holds its code and its libraries' (base/footprint.h), what was allocated before the pipeline began, and the rest:
  * the kernel's tables, stacks, what malloc keeps, libraries' data, some of the C library. The rest was measured from outside, on a quiet machine, as 1.1 to 1.9 MiB
  * with 1 and 2 threads (SPEED.md; the C library is in what may be spared, so that the sum is enough). All are the same in every run, so that the least budget named is, too, and is enough. */
-enum { REST_BYTES = 1536 << 10, USUAL_REST_BYTES = 1408 << 10, THREAD_BYTES = 128 << 10, USUAL_THREAD_BYTES = 96 << 10 };
+enum { REST_BYTES = 1536 << 10, USUAL_REST_BYTES = 1216 << 10, THREAD_BYTES = 128 << 10, USUAL_THREAD_BYTES = 96 << 10 };
 
 static uint64_t process_base_bytes(const engine *e)
 {
@@ -104,47 +104,41 @@ static void fill_residency(stage *s, uint64_t room, uint64_t unit, uint64_t ring
         ring += add;
         left -= add;
     }
+    uint64_t to_whole = round_up(ring, HUGE_PAGE) - ring; /* its end would be in small pages, which take direct reads three times as long */
+    if (ring < all && to_whole <= left) {
+        ring += to_whole;
+        left -= to_whole;
+    }
     s->window_bytes = s->plan.scratch_bytes < left ? s->plan.scratch_bytes : left;
     left -= s->window_bytes;
     s->how = (residency){.ring_bytes = ring, .unit_bytes = unit, .pin_bytes = left > 1 << 20 && s->passes > 1 ? left - (1 << 18) : 0,
                           .readers = READERS};
 }
 
-static bool fit(stage *s, uint64_t base, const void *ctx)
+/* Units small enough that some are multiplied while others are on their way. */
+enum { UNITS_IN_FLIGHT = 8, SMALLEST_USUAL_UNIT = 4 /* of the ladder, 256K */ };
+
+/* The largest unit of the ladder that fits at the recorded level, with room for `more` units beside the least ring. False where none does. */
+static bool fit_units(stage *s, uint64_t base, int last_unit, uint64_t more, uint64_t *least)
 {
-    engine *e = s->e;
-    uint64_t budget = e->request->budget_bytes, least = UINT64_MAX;
-    for (int level = 0; level < LEVELS; level++) {
-        if (!record(s, &ladder[level], ctx))
+    uint64_t budget = s->e->request->budget_bytes;
+    for (int u = 0; u <= last_unit; u++) {
+        uint64_t unit = unit_ladder[u], ring = stream_least_ring(&s->plan, unit, s->e->st), need = base + needs(s, unit, ring);
+        if (!run_ok(&s->run))
             return false;
-        for (int u = 0; u < UNIT_LEVELS; u++) {
-            uint64_t ring = stream_least_ring(&s->plan, unit_ladder[u], e->st), need = base + needs(s, unit_ladder[u], ring);
-            if (!run_ok(&s->run))
-                return false;
-            least = need < least ? need : least;
-            /* tiny units cost more than a slab less: go that far down only at the end */
-            if (need <= budget && (u < 4 || level == LEVELS - 1)) {
-                s->lever = ladder[level];
-                fill_residency(s, budget - base, unit_ladder[u], ring);
-                return true;
-            }
+        *least = need < *least ? need : *least;
+        uint64_t all = s->plan.stream_bytes, wish = more * unit < all ? more * unit : all;
+        if (need + wish <= budget) {
+            fill_residency(s, budget - base, unit, ring);
+            return true;
         }
     }
-    for (int level = 0; level < LEVELS; level++) {
-        if (!record(s, &ladder[level], ctx))
-            return false;
-        for (int u = 0; u < UNIT_LEVELS; u++) {
-            uint64_t ring = stream_least_ring(&s->plan, unit_ladder[u], e->st);
-            if (!run_ok(&s->run))
-                return false;
-            if (base + needs(s, unit_ladder[u], ring) <= budget) {
-                s->lever = ladder[level];
-                fill_residency(s, budget - base, unit_ladder[u], ring);
-                return true;
-            }
-        }
-    }
-    uint64_t mib = (least + (1 << 20) - 1) >> 20;
+    return false;
+}
+
+static bool refuse(engine *e, uint64_t least)
+{
+    uint64_t budget = e->request->budget_bytes, mib = (least + (1 << 20) - 1) >> 20;
     char given[32]; /* as one would type it */
     if (budget < 1 << 20)
         snprintf(given, sizeof given, budget < 1 << 10 ? "%.0f" : "%.4gK", budget < 1 << 10 ? (double)budget : (double)budget / (1 << 10));
@@ -153,6 +147,25 @@ static bool fit(stage *s, uint64_t base, const void *ctx)
     status_set(e->st, STATUS_BUDGET, "memory budget: %s is too small, at least %lluM is needed", given, (unsigned long long)mib);
     e->st->least_bytes = mib << 20;
     return false;
+}
+
+static bool fit(stage *s, uint64_t base, const void *ctx)
+{
+    static const struct { int last_unit; uint64_t more; } wishes[] = {{SMALLEST_USUAL_UNIT, UNITS_IN_FLIGHT}, {UNIT_LEVELS - 1, 0}};
+    engine *e = s->e;
+    uint64_t least = UINT64_MAX;
+    for (int wish = 0; wish < 2; wish++) /* a slab less costs little, tiny units and a ring of two much: these only where nothing else fits */
+        for (int level = 0; level < LEVELS; level++) {
+            if (!record(s, &ladder[level], ctx))
+                return false;
+            if (fit_units(s, base, wishes[wish].last_unit, wishes[wish].more, &least)) {
+                s->lever = ladder[level];
+                return true;
+            }
+            if (!run_ok(&s->run))
+                return false;
+        }
+    return refuse(e, least);
 }
 
 static uint64_t parameters_of(const plan *p)
@@ -167,25 +180,11 @@ static uint64_t parameters_of(const plan *p)
 
 static void fill_operations(stage *s)
 {
-    stage_report *row = s->row;
-    uint64_t products = 0, integer = 0, convolution = 0, weights = 0, passes = (uint64_t)s->passes;
-    for (int i = 0; i < s->plan.uses; i++) {
-        const plan_use *u = &s->plan.use[i];
-        products += u->operations;
-        if (!type_of(u->weight->type)->integer || s->run.f32)
-            continue;
-        integer += u->operations;
-        convolution += u->matrix.taps > 1 ? u->operations : 0;
-        weights += (uint64_t)u->matrix.rows * (uint64_t)u->matrix.taps * (uint64_t)u->matrix.depth;
-    }
-    row->operations = s->plan.operations * passes;
-    row->integer_operations = integer * passes;
-    row->convolution_operations = convolution * passes;
-    row->attention_operations = (s->plan.operations - products) * passes;
-    row->integer_weights = weights * passes;
-    row->activation_bytes = s->plan.activation_bytes * passes;
-    row->map_bytes = s->plan.map_bytes * passes;
-    row->calls = s->plan.calls * passes;
+    uint64_t integer = 0;
+    for (int i = 0; i < s->plan.uses; i++)
+        integer += type_of(s->plan.use[i].weight->type)->integer && !s->run.f32 ? s->plan.use[i].operations : 0;
+    s->row->operations = s->plan.operations * (uint64_t)s->passes;
+    s->row->integer_operations = integer * (uint64_t)s->passes;
 }
 
 static void fill_row(stage *s, uint64_t base)
@@ -196,9 +195,11 @@ static void fill_row(stage *s, uint64_t base)
     row->ring_bytes = s->how.mapped || pins == s->plan.stream_bytes ? 0 : s->how.ring_bytes;
     row->resident_bytes = s->how.mapped ? s->plan.stream_bytes + s->plan.vector_bytes : pins + stream_fixed_bytes(&s->plan, s->how.unit_bytes);
     row->stream_bytes = s->plan.gather_bytes + (s->how.mapped ? s->plan.stream_bytes : pins + (s->plan.stream_bytes - pins) * (uint64_t)s->passes);
-    row->first_bytes = s->plan.gather_bytes + s->plan.stream_bytes;
     row->passes = s->passes;
     fill_operations(s);
+    const plan *p = &s->plan;
+    if (s->e->request->rates)
+        row->seconds = plan_seconds(p, &s->how, s->e->request->rates, s->passes, s->run.f32, p->scratch_bytes ? (double)s->window_bytes / (double)p->scratch_bytes : 0, s->e->st);
     row->slab_rows = (int)s->lever.slab_rows;
     row->parameters = parameters_of(&s->plan);
     if (s->plan.scratch_bytes > s->e->report->scratch_bytes)

@@ -101,7 +101,7 @@ static double bench_disk(const bench *b, const source *src)
 {
     double best = 0;
     for (int i = 0; i < src->files && status_ok(b->st); i++) {
-        double rate = rate_disk(src->file[i], 10 * b->o->seconds, b->st);
+        double rate = rate_disk(src->file[i], 4 << 20, 4, true, 10 * b->o->seconds, b->st);
         best = rate > best ? rate : best;
     }
     return best;
@@ -234,15 +234,16 @@ static void bench_encode(const bench *b, const source *src, request q)
     }
 }
 
-static double predicted(const bench *b, const source *src, const request *q)
+static double predicted(const bench *b, const source *src, request q)
 {
     status st = STATUS_INIT;
-    sustained m;
+    machine_rates m;
     result r = {0};
     double seconds = 0;
-    if (ran(b, pipeline_plan(src, q, &r, &st), &st) && sustained_rates(b->k, b->pool, false, true, &m, b->st))
+    q.rates = &m;
+    if (rates_of_computing(b->k, b->pool, false, true, &m, b->st) && ran(b, pipeline_plan(src, &q, &r, &st), &st))
         for (int i = 0; i < r.stages; i++)
-            seconds += predict_stage(&m, &r.stage[i], 0);
+            seconds += r.stage[i].seconds;
     result_free(&r);
     return seconds;
 }
@@ -256,7 +257,7 @@ static void bench_picture(const bench *b, const source *src, request q)
     q.steps = 1;
     q.tokens = 32;
     q.rehearsals = 1;
-    double seconds = 2 * predicted(b, src, &q);
+    double seconds = 2 * predicted(b, src, q);
     status st = STATUS_INIT;
     result r = {0};
     if (status_ok(b->st) && seconds > MOST * b->o->seconds) {

@@ -3,12 +3,14 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/footprint.h"
 #include "base/paths.h"
 #include "base/mem.h"
 #include "models/networks.h"
 #include "quant/policy.h"
 #include "tools/command.h"
 #include "tools/predict.h"
+#include "tools/progress.h"
 #include "tools/sizes.h"
 
 enum { MOST_BUDGETS = 12 };
@@ -17,7 +19,6 @@ typedef struct planned {
     const char *model;
     result r;
     double seconds;           /* predicted */
-    double disk;              /* GB/s */
     uint64_t role[ROLE_COUNT]; /* parameters */
     uint64_t parameters;
     status st;                /* a budget that is too small is told beside the others */
@@ -28,26 +29,27 @@ typedef struct planned {
     int rows;
 } planned;
 
-static bool rates(const options *o, sustained *m, status *st)
+static bool rates(const options *o, machine_rates *m, status *st)
 {
     threads *pool = threads_open(o->threads, st);
     bool known = true, f32 = strcmp(o->precision, "f32") == 0;
     const kernels *k = o->kernels ? kernels_by_name(o->kernels, &known) : kernels_best();
     if (pool && !k)
         status_set(st, STATUS_USAGE, known ? "--cpu %s: this processor does not have it" : "--cpu %s: no such kernel set", o->kernels);
-    bool good = pool && k && sustained_rates(k, pool, f32, o->no_cache, m, st);
+    bool good = pool && k && rates_of_computing(k, pool, f32, o->no_cache, m, st);
     threads_close(pool);
     return good;
 }
 
-static double predict(result *r, double disk, const sustained *m)
+/* Its planning takes as long as a run's; and the program itself may have to be read. */
+static bool plan_timed(const source *src, const request *q, result *r, double *seconds, status *st)
 {
-    double seconds = 0;
-    for (int i = 0; i < r->stages; i++) {
-        r->stage[i].seconds = predict_stage(m, &r->stage[i], disk * 1e9);
-        seconds += r->stage[i].seconds;
-    }
-    return seconds;
+    double began = seconds_now();
+    bool ok = pipeline_plan(src, q, r, st);
+    *seconds = seconds_now() - began + (double)footprint_of_code().usual * (q->rates ? q->rates->read_byte_small : 0);
+    for (int i = 0; ok && i < r->stages; i++)
+        *seconds += r->stage[i].seconds;
+    return ok;
 }
 
 static uint64_t read_bytes(const result *r)
@@ -59,7 +61,7 @@ static uint64_t read_bytes(const result *r)
 }
 
 /* What the same would take under other budgets. */
-static void plan_budgets(const source *src, request q, const sustained *m, planned *p)
+static void plan_budgets(const source *src, request q, planned *p)
 {
     status st = STATUS_INIT;
     result r = {0};
@@ -71,10 +73,9 @@ static void plan_budgets(const source *src, request q, const sustained *m, plann
         st = (status)STATUS_INIT;
         r = (result){0};
         q.budget_bytes = budget;
-        if (pipeline_plan(src, &q, &r, &st)) {
-            double seconds = predict(&r, p->disk, m);
+        double seconds;
+        if (plan_timed(src, &q, &r, &seconds, &st))
             p->row[p->rows++] = (struct budget_row){budget, r.predicted_peak, read_bytes(&r), r.scratch_bytes, seconds};
-        }
         result_free(&r);
         if (p->rows > 1 && p->row[p->rows - 1].peak == p->row[p->rows - 2].peak) {
             p->rows--;
@@ -91,7 +92,7 @@ static void count_parameters(planned *p)
     }
 }
 
-static void plan_one(const options *o, const char *model, const sustained *m, bool budgets, planned *p, status *st)
+static void plan_one(const options *o, const char *model, machine_rates m, bool budgets, planned *p, status *st)
 {
     request q = {0};
     p->model = model;
@@ -99,13 +100,19 @@ static void plan_one(const options *o, const char *model, const sustained *m, bo
     q.imagine = o->type != NULL;
     if (src && o->type)
         policy_type(o->type, &q.imagined_as, st);
-    if (src && pipeline_plan(src, &q, &p->r, &p->st)) {
-        if (src->files > 0)
-            p->disk = rate_disk(src->file[0], 0.3, st);
-        p->seconds = predict(&p->r, p->disk, m);
+    q.rates = &m;
+    if (src && src->files > 0)
+        rates_of_reading(src->file[0], &m, st);
+    bool fits = src && plan_timed(src, &q, &p->r, &p->seconds, &p->st);
+    if (fits && p->r.scratch_bytes && rates_of_scratch(q.scratch, &m, st)) { /* only now is it known that there is one */
+        result_free(&p->r);
+        p->r = (result){0};
+        fits = plan_timed(src, &q, &p->r, &p->seconds, &p->st);
+    }
+    if (fits) {
         count_parameters(p);
         if (budgets)
-            plan_budgets(src, q, m, p);
+            plan_budgets(src, q, p);
     }
     if (src)
         source_close(src);
@@ -278,7 +285,7 @@ static void print_all(const options *o, const planned *p, int n, const request *
 bool cmd_plan(const options *o, status *st)
 {
     request q;
-    sustained m = {0};
+    machine_rates m = {0};
     char *found = NULL;
     const char *first = o->model;
     if (!o->model && !o->argument.count)
@@ -287,7 +294,7 @@ bool cmd_plan(const options *o, status *st)
     planned *p = status_ok(st) && make_request(o, NULL, &q, st) ? mem_alloc((size_t)n, sizeof *p, "plan", st) : NULL;
     if (p && rates(o, &m, st)) {
         for (int i = 0; i < n && status_ok(st); i++)
-            plan_one(o, first && i == 0 ? first : o->argument.item[i - (first ? 1 : 0)], &m, n == 1 && !o->budget_bytes, &p[i], st);
+            plan_one(o, first && i == 0 ? first : o->argument.item[i - (first ? 1 : 0)], m, n == 1 && !o->budget_bytes, &p[i], st);
         if (n == 1 && p[0].st.code == STATUS_BUDGET)
             *st = p[0].st;   /* one model that does not fit is a failure, among several it is an answer */
         else if (status_ok(st))

@@ -1,13 +1,16 @@
 #define _GNU_SOURCE /* st_mtim */
 #include "tools/predict.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <xxhash.h>
 
 #include "base/mem.h"
 #include "base/paths.h"
+#include "compute/op_matrix.h"
 #include "tools/op_rate.h"
 #include "tools/progress.h"
 #include "weights/state_file.h"
@@ -16,64 +19,106 @@
 static double seconds_of(const op_shape *shape, const kernels *k, threads *pool, double *work, status *st)
 {
     op_rate r = {.work = 1}; /* a product or attention: no bound of memory */
-    op_measure(shape, k, pool, 0.1, rate_of_set(k, (peak_kind)op_bound(shape, k), pool, 0.005, st), &r, st);
+    op_measure(shape, k, pool, 0.06, rate_of_set(k, (peak_kind)op_bound(shape, k), pool, 0.005, st), &r, st);
     *work = r.work;
     return r.took.cpu / threads_count(pool);
 }
 
-typedef struct nothing { _Atomic int runs; } nothing;
+static double most(double a, double b) { return a > b ? a : b; }
 
-static void do_nothing(void *ctx, int64_t task, int worker)
-{
-    (void)task, (void)worker;
-    ((nothing *)ctx)->runs++;
-}
+static double weights_of(const op_shape *s) { return (double)s->in * s->out * (s->op == OP_CONV ? 9 : 1); }
 
-static double seconds_of_a_call(threads *pool)
+/* Two sizes tell the multiplying, which grows with the tokens, from the decoding, which does not: t = weights w + operations o. */
+static product_rate product_of(const op_shape few, const op_shape many, const kernels *k, threads *pool, status *st)
 {
-    enum { CALLS = 2000 };
-    nothing n = {0};
-    double began = seconds_now();
-    for (int i = 0; i < CALLS; i++)
-        threads_run(pool, 4 * threads_count(pool), do_nothing, &n);
-    return (seconds_now() - began) / CALLS;
+    double work[2] = {1, 1}, t[2] = {seconds_of(&few, k, pool, &work[0], st), seconds_of(&many, k, pool, &work[1], st)}, w[2] = {weights_of(&few), weights_of(&many)};
+    double d = w[0] * work[1] - w[1] * work[0], each = (t[0] * work[1] - t[1] * work[0]) / d, operation = (w[0] * t[1] - w[1] * t[0]) / d;
+    if (each < 0 || operation <= 0)
+        return (product_rate){0, t[1] / work[1]};
+    return (product_rate){each, operation};
 }
 
 enum { DEPTH = 4096, ROWS = 10240, MANY = 256, FEW = 16 }; /* more weights than most caches hold, as in a network */
 
-static bool measure(const kernels *k, threads *pool, bool f32, sustained *out, status *st)
+static op_shape linear_shape(weight_type type, int tokens, int shrink)
 {
-    const op_shape shapes[] = {
-        {"", OP_LINEAR, TYPE_Q4, MANY, DEPTH, ROWS, 0}, {"", OP_LINEAR, TYPE_Q4, FEW, DEPTH, ROWS, 0},
-        {"", OP_CONV, TYPE_Q8, 64, 320, 320, 0},        {"", OP_LINEAR, TYPE_F32, MANY, 2048, 2048, 0},
-        {"", OP_ATTENTION, f32 ? TYPE_F32 : TYPE_Q8, 1024, 1024, 64, 8}, {"", OP_LAYER_NORM, TYPE_F32, MANY, DEPTH, DEPTH, 0},
-    };
-    enum { SHAPES = sizeof shapes / sizeof *shapes };
-    double t[SHAPES], work[SHAPES];
-    for (int i = 0; i < SHAPES; i++)
-        t[i] = seconds_of(&shapes[i], k, pool, &work[i], st);
-    if (!status_ok(st))
-        return false;
-    /* two lengths tell the multiplying, which grows with the tokens, from the decoding, which does not */
-    out->integer = work[0] > work[1] && t[0] > t[1] ? (t[0] - t[1]) / (work[0] - work[1]) : t[0] / work[0];
-    out->decode = (t[1] - out->integer * work[1]) / ((double)DEPTH * ROWS);
-    out->decode = out->decode > 0 ? out->decode : 0;
-    out->convolution = t[2] / work[2];
-    out->single = t[3] / work[3];
-    out->attention = t[4] / work[4];
-    out->traffic = t[5] / ((double)MANY * DEPTH * 4);
-    out->call = seconds_of_a_call(pool);
-    return true;
+    return (op_shape){"", OP_LINEAR, type, tokens, DEPTH / shrink, ROWS / shrink, 0};
+}
+
+/* A byte of new memory. */
+static double seconds_to_touch(status *st)
+{
+    enum { BYTES = 32 << 20 };
+    void *p = mem_map_huge(BYTES, "bench", st);
+    double began = seconds_now();
+    if (p)
+        mem_touch(p, BYTES);
+    double took = seconds_now() - began;
+    mem_unmap(p, BYTES);
+    return took / BYTES;
+}
+
+/* A byte of a checksum. */
+static double seconds_to_check(status *st)
+{
+    enum { BYTES = 8 << 20 };
+    void *p = mem_map_huge(BYTES, "bench", st);
+    if (p)
+        memset(p, 1, BYTES);
+    double began = seconds_now();
+    volatile uint64_t sum = p ? XXH3_64bits(p, BYTES) : 0;
+    (void)sum;
+    double took = seconds_now() - began;
+    mem_unmap(p, BYTES);
+    return took / BYTES;
+}
+
+/* A wide one and a narrow one tell the multiplying from finding the rows of the input. */
+static void fit_convolution(machine_rates *m, const kernels *k, threads *pool, status *st)
+{
+    enum { SIDE = 64 };
+    static const int channels[2] = {320, 64};
+    double t[2], operations[2], rows[2];
+    for (int i = 0; i < 2; i++) {
+        int c = channels[i];
+        double pixels;
+        t[i] = seconds_of(&(op_shape){"", OP_CONV, TYPE_Q8, SIDE, c, c, 0}, k, pool, &operations[i], st);
+        pixels = operations[i] / (2.0 * 9 * c * c);
+        t[i] -= pixels * 8 * c * m->traffic;
+        rows[i] = pixels * 9 * c / product_group_rows(&(matrix_shape){c, 9, c}, true);
+    }
+    m->convolution = (t[0] * rows[1] - t[1] * rows[0]) / (operations[0] * rows[1] - operations[1] * rows[0]);
+    m->tap = most(0, (t[1] - m->convolution * operations[1]) / rows[1]);
+}
+
+static bool measure(const kernels *k, threads *pool, bool f32, machine_rates *out, status *st)
+{
+    static const weight_type type[PRODUCT_KINDS] = {TYPE_Q4, TYPE_Q8, TYPE_F16, TYPE_F32};
+    *out = (machine_rates){.wake = seconds_to_wake(st), .threads = threads_count(pool)};
+    for (int i = 0; i < PRODUCT_KINDS; i++)
+        out->product[i] = product_of(linear_shape(type[i], FEW, i < PRODUCT_HALF ? 1 : 2), linear_shape(type[i], MANY, i < PRODUCT_HALF ? 1 : 2), k, pool, st);
+    double work;
+    const op_shape attention = {"", OP_ATTENTION, f32 ? TYPE_F32 : TYPE_Q8, 1024, 1024, 64, 8},
+                   layer = {"", OP_LAYER_NORM, TYPE_F32, MANY, DEPTH, DEPTH, 0};
+    out->attention = seconds_of(&attention, k, pool, &work, st) / work;
+    out->traffic = seconds_of(&layer, k, pool, &work, st) / ((double)MANY * DEPTH * 4);
+    fit_convolution(out, k, pool, st);
+    op_rate small = {.work = 1};
+    op_measure(&(op_shape){"", OP_LINEAR, TYPE_Q8, 4, 64, 64, 0}, k, pool, 0.02, 0, &small, st);
+    out->call = small.took.wall;
+    out->touch = seconds_to_touch(st);
+    out->check = seconds_to_check(st) / threads_count(pool);
+    return status_ok(st);
 }
 
 /* ---- measured once ---- */
 
-#define MAGIC "PENRATE1"
+#define MAGIC "PENRATE2"
 enum { WEEK = 7 * 24 * 3600 };
 
 typedef struct kept_rates {
     int64_t program[2], when, threads;
-    sustained rates;
+    machine_rates rates;
 } kept_rates;
 
 static kept_rates rates_of_now(int count)
@@ -120,7 +165,7 @@ static void keep_rates(const char *path, kept_rates *k)
     }
 }
 
-bool sustained_rates(const kernels *k, threads *pool, bool f32, bool anew, sustained *out, status *st)
+bool rates_of_computing(const kernels *k, threads *pool, bool f32, bool anew, machine_rates *out, status *st)
 {
     char *path = path_of_rates(k, threads_count(pool), f32);
     kept_rates r = rates_of_now(threads_count(pool));
@@ -133,34 +178,47 @@ bool sustained_rates(const kernels *k, threads *pool, bool f32, bool anew, susta
     return status_ok(st);
 }
 
-/* ---- a stage ---- */
+/* ---- the disk ---- */
 
-/* Memory, threads, the small tensors: before a stage's first pass, and after its last (SPEED.md). */
-static const double STAGE_SECONDS = 0.012;
-
-static double pass_seconds(const sustained *s, const stage_report *g)
+/* Of one, as they come: asked for together, read one by one. */
+static double seconds_of_small_reads(io *file, status *st)
 {
-    uint64_t linear = g->integer_operations - g->convolution_operations, single = g->operations - g->integer_operations - g->attention_operations;
-    double all = (double)g->integer_weights * s->decode + (double)linear * s->integer + (double)g->convolution_operations * s->convolution +
-                 (double)single * s->single + (double)g->attention_operations * s->attention + (double)g->activation_bytes * s->traffic +
-                 (double)g->calls * s->call;
-    return g->passes ? all / g->passes : 0;
+    enum { BYTES = 3 << 10, READS = 64 };
+    char memory[BYTES];
+    uint64_t size = io_size(file), at = size / 3 / IO_ALIGN * IO_ALIGN;
+    if (size < at + BYTES * READS)
+        return 0;
+    double began = seconds_now();
+    io_ahead(file, at, BYTES * READS);
+    for (int i = 0; i < READS && status_ok(st); i++)
+        io_read(file, at + (uint64_t)i * BYTES, memory, BYTES, st);
+    return (seconds_now() - began) / READS;
 }
 
-/* Threads that wait for each other where an op ends, and what no rate here knows: seven systems at their real sizes took 1.09 to 1.23 times what the rates said (SPEED.md). */
-static const double WAITING = 1.12;
-/* A ring of this size halves the disk's rate: its units are small then, and few are on their way. */
-static const double HALF_RATE_RING = 1.0 * (1 << 20);
-
-static double rate_into(double disk, uint64_t ring_bytes) { return ring_bytes ? disk * (double)ring_bytes / ((double)ring_bytes + HALF_RATE_RING) : disk; }
-
-double predict_stage(const sustained *s, const stage_report *g, double disk)
+bool rates_of_reading(io *file, machine_rates *out, status *st)
 {
-    double compute = WAITING * pass_seconds(s, g), perhaps = disk > 0 ? 1 / rate_into(disk, g->ring_bytes) : 0;
-    double first = (double)g->first_bytes * perhaps, rest = (double)(g->stream_bytes - g->first_bytes) * perhaps;
-    double later = g->passes > 1 ? rest / (g->passes - 1) : 0, scratch = disk > 0 ? 2 * (double)g->map_bytes / disk : 0;
-    if (g->stream_bytes == 0)
-        return 0;      /* all prompts are in the cache */
-    return STAGE_SECONDS + scratch + (compute > first ? compute : first) + (compute > later ? compute : later) * (g->passes - 1);
+    enum { LARGE = 1 << 20, SMALL = 64 << 10 };
+    static const double SECONDS = 0.1;
+    double large = LARGE / (1e9 * rate_disk(file, LARGE, 4, true, SECONDS, st)), small = SMALL / (1e9 * rate_disk(file, SMALL, 4, true, SECONDS, st));
+    double alone = SMALL / (1e9 * rate_disk(file, SMALL, 1, true, SECONDS, st)), pages = LARGE / (1e9 * rate_disk(file, LARGE, 4, false, SECONDS, st));
+    if (!status_ok(st) || !isfinite(large + small + alone + pages))
+        return status_ok(st);
+    out->read_byte = large > small ? (large - small) / (LARGE - SMALL) : large / LARGE;
+    out->read_request = small > SMALL * out->read_byte ? small - SMALL * out->read_byte : 0;
+    out->read_alone = alone > SMALL * out->read_byte ? alone - SMALL * out->read_byte : 0;
+    out->read_vector = seconds_of_small_reads(file, st);
+    out->read_byte_small = pages > out->read_request ? (pages - out->read_request) / LARGE : out->read_byte;
+    return true;
 }
 
+bool rates_of_scratch(const char *folder, machine_rates *out, status *st)
+{
+    enum { LARGE = 2 << 20, SMALL = 32 << 10 };
+    static const double SECONDS = 0.15;
+    double large = LARGE / (1e9 * rate_scratch(folder, LARGE, SECONDS, st)), small = SMALL / (1e9 * rate_scratch(folder, SMALL, SECONDS, st));
+    if (!status_ok(st))
+        return false;
+    out->scratch_byte = large > small ? (large - small) / (LARGE - SMALL) : large / LARGE;
+    out->scratch_request = most(0, small - SMALL * out->scratch_byte);
+    return true;
+}

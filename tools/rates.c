@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "tools/rates.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +9,7 @@
 
 #include "base/mem.h"
 #include "tools/progress.h"
+#include "weights/scratch.h"
 
 const char *const bound_names[BOUNDS] = {"int8", "f32", "bf16", "read", "copy", "update"};
 
@@ -153,12 +155,14 @@ double rate_memory(bound kind, threads *pool, double seconds, status *st)
     return rate;
 }
 
-/* As the stream reads: four at a time, into a ring of huge pages that is larger than a cache. */
-enum { PIECE = 4 << 20, READERS = 4, PLACES = 8 };
+/* ---- disk ---- */
+
+enum { READ_MEMORY = 32 << 20 }; /* more than a cache holds, as a ring */
 
 typedef struct disk_job {
     io *file;
     uint8_t *memory;
+    size_t piece;
     double until;
     _Atomic uint64_t next, bytes;
 } disk_job;
@@ -166,30 +170,98 @@ typedef struct disk_job {
 static void read_pieces(void *ctx, int64_t task, int worker)
 {
     disk_job *j = ctx;
+    uint64_t pieces = (io_size(j->file) + j->piece - 1) / j->piece, places = READ_MEMORY / j->piece;
     (void)task, (void)worker;
     while (seconds_now() < j->until) {
         uint64_t piece = atomic_fetch_add(&j->next, 1);
         status st = STATUS_INIT;
         size_t got = 0;
-        if (piece * PIECE >= io_size(j->file) || !io_read_direct(j->file, piece * PIECE, j->memory + piece % PLACES * PIECE, PIECE, &got, &st))
+        if (!io_read_direct(j->file, piece % pieces * j->piece, j->memory + piece % places * j->piece, j->piece, &got, &st))
             break;
         atomic_fetch_add(&j->bytes, got);
     }
 }
 
-double rate_disk(io *file, double seconds, status *st)
+double rate_disk(io *file, size_t piece, int readers, bool huge_pages, double seconds, status *st)
 {
-    disk_job j = {.file = file, .memory = mem_map_huge(PIECE * PLACES, "bench", st)};
-    threads *pool = j.memory ? threads_open(READERS, st) : NULL;
+    disk_job j = {.file = file, .piece = piece, .memory = huge_pages ? mem_map_huge(READ_MEMORY, "bench", st) : mem_map(READ_MEMORY, "bench", st)};
+    threads *pool = j.memory ? threads_open(readers, st) : NULL;
     double began = seconds_now();
-    if (pool) {
-        mem_touch(j.memory, PIECE * PLACES);
+    if (pool && io_size(file) > 0) {
+        mem_touch(j.memory, READ_MEMORY);
         began = seconds_now();
         j.until = began + seconds;
-        threads_run(pool, READERS, read_pieces, &j);
+        threads_run(pool, readers, read_pieces, &j);
     }
     double took = seconds_now() - began;
     threads_close(pool);
-    mem_unmap(j.memory, PIECE * PLACES);
+    mem_unmap(j.memory, READ_MEMORY);
     return took > 0 ? (double)j.bytes / took / 1e9 : 0;
+}
+
+double rate_scratch(const char *folder, size_t piece, double seconds, status *st)
+{
+    enum { MOST = 2 << 20, PLACES = 16 };
+    scratch_file *f = scratch_open(folder, (uint64_t)MOST * PLACES, 0, st);
+    char *memory = f ? mem_map_huge(2 * MOST, "bench", st) : NULL;
+    double began = seconds_now(), bytes = 0;
+    if (memory)
+        memset(memory, 1, 2 * MOST);
+    uint64_t before = 0;
+    for (uint64_t i = 0; memory && status_ok(st) && (i < PLACES || seconds_now() - began < seconds); i++) {
+        uint64_t at = i * piece % ((uint64_t)MOST * PLACES);
+        scratch_write(f, at, memory, piece);
+        uint64_t asked = scratch_read(f, at, memory + MOST, piece); /* an op waits for one band while the next is on its way */
+        if (before)
+            scratch_wait(f, before, st);
+        before = asked;
+        bytes += 2 * (double)piece;
+    }
+    scratch_close(f);
+    double took = seconds_now() - began;
+    mem_unmap(memory, 2 * MOST);
+    return took > 0 ? bytes / took / 1e9 : 0;
+}
+
+/* ---- sleep ---- */
+
+typedef struct sleeper {
+    pthread_mutex_t lock;
+    pthread_cond_t news;
+    int told, left;
+    double when, late;        /* late: seconds, all together */
+} sleeper;
+
+static void *sleep_until_told(void *ctx)
+{
+    sleeper *s = ctx;
+    pthread_mutex_lock(&s->lock);
+    for (; s->left > 0; s->left--) {
+        while (!s->told)
+            pthread_cond_wait(&s->news, &s->lock);
+        s->late += seconds_now() - s->when;
+        s->told = 0;
+    }
+    pthread_mutex_unlock(&s->lock);
+    return NULL;
+}
+
+double seconds_to_wake(status *st)
+{
+    enum { TIMES = 50 };
+    sleeper s = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, TIMES, 0, 0};
+    pthread_t other;
+    if (pthread_create(&other, NULL, sleep_until_told, &s) != 0)
+        return status_set(st, STATUS_FAILED, "cannot start a thread"), 0;
+    for (int left = TIMES; left > 0;) {
+        nanosleep(&(struct timespec){0, 300000}, NULL);
+        pthread_mutex_lock(&s.lock);
+        left = s.left;
+        s.told = left > 0;
+        s.when = seconds_now();
+        pthread_cond_signal(&s.news);
+        pthread_mutex_unlock(&s.lock);
+    }
+    pthread_join(other, NULL);
+    return s.late / TIMES;
 }

@@ -32,7 +32,11 @@ double rate_peak(const peak *p, threads *pool, double seconds, status *st);
 double rate_of_set(const kernels *k, peak_kind kind, threads *pool, double seconds, status *st);
 /* Memory that is in no cache, GB/s, bytes read and written both counted. */
 double rate_memory(bound kind, threads *pool, double seconds, status *st);
-/* Reading a file past the page cache, GB/s, by the clock. */
-double rate_disk(io *file, double seconds, status *st);
+/* Reading a file past the page cache in pieces of so many bytes, by so many threads, GB/s, by the clock. */
+double rate_disk(io *file, size_t piece, int readers, bool huge_pages, double seconds, status *st);
+/* Writing a scratch file and reading it in pieces of so many bytes (of at most 2 MiB), GB/s of both together. folder: as scratch_open. */
+double rate_scratch(const char *folder, size_t piece, double seconds, status *st);
+/* Seconds from one thread's news to another's that slept until it. */
+double seconds_to_wake(status *st);
 
 #endif

@@ -266,10 +266,20 @@ static void conv_band(const conv_state *c, const band *b)
         sum_rows(r, y, (int64_t)b->item * y.height + b->first, (int64_t)b->items * b->rows, out);
 }
 
+static int bands_of(const conv_state *c) { return c->band ? c->y.batch * ((c->y.height + c->band - 1) / c->band) : 1; }
+
+static void count_moves(const conv_state *c)
+{
+    for (int i = 0; i < c->parts; i++)
+        map_moves(c->r, c->part[i], bands_of(c));
+    map_moves(c->r, c->from, bands_of(c));
+    map_moves(c->r, c->y, bands_of(c));
+}
+
 static void conv_live(conv_state *c, bool repeated)
 {
     run *r = c->r;
-    int bands = c->band ? c->y.batch * ((c->y.height + c->band - 1) / c->band) : 1;
+    int bands = bands_of(c);
     uint64_t stored[2] = {0, 0};  /* by turn: the last band's memory is free again */
     band b = band_number(c, 0);
     fetch(c, &b, NULL);
@@ -344,6 +354,7 @@ tensor conv(run *r, tensor x, const char *name, int out, conv_options o)
     c.prepares = weight_is_integer(r, full) && !o.before.spatial.there;
     c.y = result_of(&c, height, width, out);
     c.band = band_rows(&c);
+    count_moves(&c);
     bool repeated = c.band && (x.batch > 1 || c.band < height);
     if (repeated)
         r->region = ++r->regions; /* its weights stay for all bands */

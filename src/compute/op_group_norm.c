@@ -118,6 +118,7 @@ tensor take_sums(run *r, tensor x)
         return x;
     x = sums_new(r, x);
     int64_t band = in_scratch(x) ? scratch_new(r, (int64_t)rows_at_once(r, x) * x.width * x.channels * 4) : -1;
+    map_moves(r, x, x.batch * (x.height / rows_at_once(r, x) + 1));
     if (r->live && in_scratch(x))
         sum_map(r, x, run_at(r, band));
     else if (r->live)

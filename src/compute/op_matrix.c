@@ -3,6 +3,7 @@
  * dot product over k in an order that the kernel fixes. */
 #include "compute/op_matrix.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -13,14 +14,18 @@ typedef struct layout {      /* of a product's scratch */
     int64_t quantized, scales, sums, zero, worker, worker_bytes, total;
 } layout;
 
+typedef struct division {    /* of a slice into tasks: groups of rows, and where these are too few for the threads blocks of tokens as well */
+    int64_t groups, blocks, block_rows;
+    int group_rows, token_block;
+} division;
+
 typedef struct slice_job {
     const product *p;
     const weight *w;
     const weight_slice *slice;
     layout at;
     bool integer;
-    int group_rows, token_block;
-    int64_t groups, blocks, block_rows;
+    division by;
 } slice_job;
 
 /* The tokens that a group's weights are multiplied with at once, at most: gemm_f32 transposes them each time. */
@@ -31,7 +36,7 @@ static bool uses_integers(const run *r, const weight *w)
     return type_of(w->type)->integer && !r->f32;
 }
 
-static int group_rows_of(const matrix_shape *m, bool integer)
+int product_group_rows(const matrix_shape *m, bool integer)
 {
     int64_t k = (int64_t)m->taps * depth_padded(m->depth), g = (integer ? GROUP_BYTES : GROUP_FLOATS) / k / PANEL_ROWS * PANEL_ROWS;
     return g < PANEL_ROWS ? PANEL_ROWS : g > 128 ? 128 : (int)g;
@@ -40,7 +45,7 @@ static int group_rows_of(const matrix_shape *m, bool integer)
 /* A group's weights as the kernels want them: int8 panels with their scales, or rows of floats. */
 static int64_t decoded_bytes(const matrix_shape *m, bool integer)
 {
-    int64_t rows = group_rows_of(m, integer);
+    int64_t rows = product_group_rows(m, integer);
     return integer ? rows / PANEL_ROWS * (int64_t)type_panel_tmp_bytes(m) : rows * m->taps * m->depth * 4;
 }
 
@@ -217,10 +222,10 @@ typedef struct group_bytes {
 /* What this worker will most likely take next, so that it is asked for in time. */
 static group_bytes group_after(const slice_job *j, int64_t task)
 {
-    int64_t next = (task + threads_count(j->p->r->pool)) / j->blocks, step = type_unit_rows(j->w->type);
-    if (next == task / j->blocks || next >= j->groups)
+    int64_t next = (task + threads_count(j->p->r->pool)) / j->by.blocks, step = type_unit_rows(j->w->type);
+    if (next == task / j->by.blocks || next >= j->by.groups)
         return (group_bytes){NULL, 0};
-    int64_t first = next * j->group_rows, rows = j->slice->rows - first < j->group_rows ? j->slice->rows - first : j->group_rows;
+    int64_t first = next * j->by.group_rows, rows = j->slice->rows - first < j->by.group_rows ? j->slice->rows - first : j->by.group_rows;
     int64_t unit = (int64_t)type_unit_bytes(j->w->type, &j->p->m);
     return (group_bytes){j->slice->data + first / step * unit, (rows + step - 1) / step * unit};
 }
@@ -282,9 +287,9 @@ static void group_task(void *ctx, int64_t task, int worker)
     const slice_job *j = ctx;
     const product *p = j->p;
     worker_memory w = memory_of(j, worker);
-    int64_t group = task / j->blocks, first = group * j->group_rows, t_begin = task % j->blocks * j->block_rows;
-    int64_t t_end = t_begin + j->block_rows < p->rows ? t_begin + j->block_rows : p->rows;
-    int rows = j->slice->rows - first < j->group_rows ? (int)(j->slice->rows - first) : j->group_rows;
+    int64_t group = task / j->by.blocks, first = group * j->by.group_rows, t_begin = task % j->by.blocks * j->by.block_rows;
+    int64_t t_end = t_begin + j->by.block_rows < p->rows ? t_begin + j->by.block_rows : p->rows;
+    int rows = j->slice->rows - first < j->by.group_rows ? (int)(j->slice->rows - first) : j->by.group_rows;
     const float *decoded = NULL, *scale[8];
     const int8_t *panel[8];
     group_bytes soon = j->integer ? group_after(j, task) : (group_bytes){NULL, 0};
@@ -295,8 +300,8 @@ static void group_task(void *ctx, int64_t task, int worker)
                                      (int8_t *)w.decoded + (size_t)i * type_panel_tmp_bytes(&p->m), &scale[i]);
     else
         decoded = decode_f32(j, &w, first, rows);
-    for (int64_t t0 = t_begin; t0 < t_end; t0 += j->token_block) {
-        int n = t_end - t0 < j->token_block ? (int)(t_end - t0) : j->token_block;
+    for (int64_t t0 = t_begin; t0 < t_end; t0 += j->by.token_block) {
+        int n = t_end - t0 < j->by.token_block ? (int)(t_end - t0) : j->by.token_block;
         bool in_place = j->integer && !p->adding; /* gemm_f32 adds block to block: rows far apart would meet in the same lines of the cache */
         w.y = in_place ? p->out + (size_t)t0 * p->out_stride + (size_t)(j->slice->first_row + first) : w.tile;
         w.y_stride = in_place ? p->out_stride : 128;
@@ -318,26 +323,28 @@ static int64_t blocks_f32(int64_t groups, int64_t rows, int workers)
     return blocks;
 }
 
-/* The slice into tasks: groups of rows, and where these are too few for the threads blocks of tokens as well. */
-static void divide(slice_job *j)
+static division divide(int64_t slice_rows, int group_rows, int64_t tokens, bool integer, int workers)
 {
-    int workers = threads_count(j->p->r->pool);
-    int64_t rows = j->p->rows;
-    j->groups = (j->slice->rows + j->group_rows - 1) / j->group_rows;
-    if (!j->integer) {
-        j->group_rows = (int)((j->slice->rows + j->groups * PANEL_ROWS - 1) / (j->groups * PANEL_ROWS)) * PANEL_ROWS; /* as even as can be */
-        j->groups = (j->slice->rows + j->group_rows - 1) / j->group_rows;
-        int64_t blocks = blocks_f32(j->groups, rows, workers);
-        j->token_block = (int)((rows + blocks - 1) / blocks);
-        j->blocks = blocks;
-        j->block_rows = j->token_block;
+    division d = {.groups = (slice_rows + group_rows - 1) / group_rows, .group_rows = group_rows, .token_block = TOKEN_BLOCK};
+    if (!integer) {
+        d.group_rows = (int)((slice_rows + d.groups * PANEL_ROWS - 1) / (d.groups * PANEL_ROWS)) * PANEL_ROWS; /* as even as can be */
+        d.groups = (slice_rows + d.group_rows - 1) / d.group_rows;
+        int64_t blocks = blocks_f32(d.groups, tokens, workers);
+        d.token_block = (int)((tokens + blocks - 1) / blocks);
+        d.block_rows = d.token_block;
     } else {
-        j->token_block = TOKEN_BLOCK;
-        int64_t token_blocks = (rows + TOKEN_BLOCK - 1) / TOKEN_BLOCK, want = 4 * workers / j->groups + 1;
-        j->blocks = want < token_blocks ? want : token_blocks;
-        j->block_rows = (token_blocks + j->blocks - 1) / j->blocks * TOKEN_BLOCK;
+        int64_t token_blocks = (tokens + TOKEN_BLOCK - 1) / TOKEN_BLOCK, want = 4 * workers / d.groups + 1, blocks = want < token_blocks ? want : token_blocks;
+        d.block_rows = (token_blocks + blocks - 1) / blocks * TOKEN_BLOCK;
     }
-    j->blocks = (rows + j->block_rows - 1) / j->block_rows;
+    d.blocks = (tokens + d.block_rows - 1) / d.block_rows;
+    return d;
+}
+
+double product_waste(const matrix_shape *m, bool integer, int64_t slice_rows, int64_t tokens, int workers)
+{
+    division d = divide(slice_rows, product_group_rows(m, integer), tokens, integer, workers);
+    double tasks = (double)(d.groups * d.blocks), rounds = ceil(tasks / workers);
+    return rounds * workers / tasks;
 }
 
 void product_run(const product *p)
@@ -355,10 +362,9 @@ void product_run(const product *p)
         if (!prepared)
             prepare(p, w, at);
         prepared = true;
-        slice_job j = {.p = p, .w = w, .slice = &slice, .at = at, .integer = uses_integers(r, w), .group_rows = group_rows_of(&p->m, uses_integers(r, w))};
-        if (w->type == TYPE_F32 && !(w->oihw && p->m.taps > 1))
-            j.group_rows = 64; /* nothing is decoded: the group only shapes the tile */
-        divide(&j);
-        threads_run(r->pool, j.groups * j.blocks, group_task, &j);
+        bool integer = uses_integers(r, w), as_it_lies = w->type == TYPE_F32 && !(w->oihw && p->m.taps > 1);
+        int group_rows = as_it_lies ? 64 : product_group_rows(&p->m, integer); /* where nothing is decoded the group only shapes the tile */
+        slice_job j = {.p = p, .w = w, .slice = &slice, .at = at, .integer = integer, .by = divide(slice.rows, group_rows, p->rows, integer, threads_count(r->pool))};
+        threads_run(r->pool, j.by.groups * j.by.blocks, group_task, &j);
     }
 }

@@ -41,5 +41,9 @@ typedef struct product {
 /* Scratch bytes for a product; the same in PLAN and LIVE. */
 int64_t product_scratch(const run *r, int use, const matrix_shape *m, int64_t x_rows);
 void product_run(const product *p);
+/* How much longer a slice of so many rows takes because its tasks are no multiple of the threads: 1 and above. */
+double product_waste(const matrix_shape *m, bool integer, int64_t slice_rows, int64_t tokens, int workers);
+/* The rows of a matrix that a worker decodes at once. */
+int product_group_rows(const matrix_shape *m, bool integer);
 
 #endif

@@ -77,6 +77,8 @@ static tensor resample(run *r, tensor x, norm n, bool half)
     int64_t in = in_scratch(x) ? scratch_new(r, band * row_bytes + row_bytes) : -1, out = in_scratch(j.y) ? scratch_new(r, (int64_t)band * width * x.channels * 4) : -1;
     int64_t normed = n.scale_shift.place >= 0 ? scratch_new(r, band * row_bytes) : -1;
     j.normed = run_at(r, normed);
+    map_moves(r, x, x.batch * (height / band + 1));
+    map_moves(r, j.y, x.batch * (height / band + 1));
     for (j.item = 0; r->live && j.item < x.batch; j.item++)
         for (int y = 0; y < height && run_ok(r); y += band)
             resample_band(&j, y, height - y < band ? height - y : band, run_at(r, in), run_at(r, out));

@@ -58,8 +58,8 @@ static void count_tensor(run *r, double bytes)
 {
     if (r->live)
         return;
-    r->plan->activation_bytes += (uint64_t)(bytes * r->region_repeats);
-    r->plan->calls += (uint64_t)(r->region_repeats + 0.5);
+    r->plan->after.activation_bytes += (uint64_t)(bytes * r->region_repeats);
+    r->plan->after.calls += (uint64_t)(r->region_repeats + 0.5);
 }
 
 tensor tensor_new(run *r, int batch, int height, int width, int channels)
@@ -114,11 +114,18 @@ tensor map_new(run *r, int batch, int height, int width, int channels)
     if (run_ok(r))
         t.place = t.owner = arena_alloc(&r->maps, bytes) + MAP_PLACE;
     count_tensor(r, (double)bytes);
-    if (!r->live)
-        r->plan->map_bytes += (uint64_t)bytes;
     if (!r->live && (uint64_t)r->maps.peak > r->plan->scratch_bytes)
         r->plan->scratch_bytes = (uint64_t)r->maps.peak;
     return t;
+}
+
+void map_moves(run *r, tensor t, int64_t bands)
+{
+    if (r->live || !in_scratch(t))
+        return;
+    r->plan->after.map_bytes += (uint64_t)(4 * tensor_count(t));
+    r->plan->after.map_requests += (uint64_t)bands;
+    r->plan->after.calls += (uint64_t)bands;
 }
 
 static uint64_t map_offset(tensor t, int item, int row)
@@ -162,6 +169,7 @@ tensor map_copy(run *r, tensor x)
         drop(r, y);
         return x;
     }
+    map_moves(r, y, 1);
     if (x.sums >= 0) {
         int64_t bytes = (int64_t)x.batch * x.height * 2 * x.channels * 4;
         y.sums = scratch_new(r, bytes);
@@ -175,8 +183,10 @@ tensor map_copy(run *r, tensor x)
 
 void run_operations(run *r, double operations)
 {
-    if (!r->live)
-        r->plan->operations += (uint64_t)(operations * r->region_repeats);
+    if (r->live)
+        return;
+    r->plan->operations += (uint64_t)(operations * r->region_repeats);
+    r->plan->after.attention_operations += (uint64_t)(operations * r->region_repeats);
 }
 
 /* ---- regions ---- */
@@ -387,6 +397,9 @@ static int add_use(run *r, plan_use u)
         p->use = more;
         p->room = room;
     }
+    u.repeats = r->region_repeats;
+    u.before = p->after;
+    p->after = (plan_work){0};
     p->use[p->uses] = u;
     return p->uses++;
 }

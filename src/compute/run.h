@@ -97,9 +97,10 @@ bool map_write(run *r, tensor t, int item, int row, int rows, const float *data)
 uint64_t map_fetch(run *r, tensor t, int item, int row, int rows, float *out);
 uint64_t map_store(run *r, tensor t, int item, int row, int rows, const float *data);
 bool map_wait(run *r, uint64_t number);
+void map_moves(run *r, tensor t, int64_t bands); /* PLAN: all of it will be read, or written, in so many requests, if it lies in the scratch file */
 tensor map_copy(run *r, tensor x); /* a copy of x in the scratch file; x itself where the plan keeps maps of its size in memory */
 
-void run_operations(run *r, double operations);
+void run_operations(run *r, double operations); /* PLAN: of an op without weights */
 
 /* Look a weight up, check its shape, and take the next place in the plan. Returns the use's number, -1 on error.
  * A matrix may be stored [rows, depth], or [rows, depth, 1, 1]; a convolution [rows, depth, kh, kw]. */

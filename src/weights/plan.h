@@ -17,6 +17,14 @@ typedef enum weight_role {     /* what the policy of the quantizer goes by */
     ROLE_VECTOR                /* biases, gains, small tables: kept as they are, whole, in f32 when used */
 } weight_role;
 
+typedef struct plan_work {     /* what is done without weights */
+    uint64_t attention_operations;
+    uint64_t activation_bytes; /* of tensors made: what norms and activations go through */
+    uint64_t map_bytes;        /* written to the scratch file and read from it */
+    uint64_t map_requests;     /* in so many bands */
+    uint64_t calls;            /* of ops, about: tensors made, and a region's as often as it runs */
+} plan_work;
+
 typedef struct plan_use {      /* one use of one weight, in order */
     const weight *weight;
     weight_role role;
@@ -24,6 +32,8 @@ typedef struct plan_use {      /* one use of one weight, in order */
     int32_t region;            /* > 0: inside that repeated region, held until its end; 0: none */
     int64_t rows_gathered;     /* ROLE_EMBEDDING */
     uint64_t operations;       /* multiply-adds count 2 */
+    double repeats;            /* of its region, in each of which a share of the operations is done; 1 outside */
+    plan_work before;          /* since the use before it */
 } plan_use;
 
 typedef struct plan {
@@ -33,9 +43,7 @@ typedef struct plan {
     uint64_t arena_bytes;      /* peak of activations and scratch */
     uint64_t scratch_bytes;    /* maps in the scratch file */
     uint64_t operations;       /* all, attention and convolutions included */
-    uint64_t activation_bytes; /* of all tensors made, one after the other: what norms and activations go through */
-    uint64_t map_bytes;        /* of these, written to the scratch file */
-    uint64_t calls;            /* of ops, about: tensors made, and a region's as often as it runs */
+    plan_work after;           /* since the last use */
     uint64_t stream_bytes;     /* matrices, once a pass */
     uint64_t gather_bytes;
     uint64_t vector_bytes;     /* ROLE_VECTOR as f32: resident for the stage */
