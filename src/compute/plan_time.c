@@ -50,21 +50,24 @@ static bool to_be_read(timeline *t)
 enum { ROOMY_RING = 12 << 20 };
 static const double NARROW = 1.3;
 
+static double ring_byte(const timeline *t)
+{
+    return (t->how->ring_bytes < HUGE_PAGE ? t->m->read_byte_small : t->m->read_byte) * (t->how->ring_bytes < ROOMY_RING ? NARROW : 1);
+}
+
 static place *place_at(const timeline *t, int n) { return &t->queue[(t->first + (uint64_t)n) % (uint64_t)t->room]; }
 
 /* What the ring has room for at the time `now` is on its way from then on, or as soon as one of the readers is free. */
 static void read_ahead(timeline *t, double now)
 {
     const machine_rates *m = t->m;
-    bool narrow = !t->how->mapped && t->how->ring_bytes < ROOMY_RING;
-    double byte = t->how->mapped || t->how->ring_bytes >= HUGE_PAGE ? m->read_byte : m->read_byte_small;
     while (to_be_read(t) && t->queued < t->room && (!t->how->mapped || t->queued - t->held < MAPPED_AHEAD)) {
         const unit *u = &t->units.unit[t->next];
         size_t slot = unit_slot_bytes(u), takes = t->how->mapped || u->pinned ? 0 : slot, start = 0;
         if (takes && !ring_find(&t->ring, takes, &start) && t->queued > t->held)
             return;
         double last = t->reads ? t->done[(t->reads - 1) % READERS] : 0, begun = most(now, t->reads >= READERS ? t->done[t->reads % READERS] : 0);
-        double ready = most(last + m->read_request, begun + m->read_alone) + (double)slot * byte * (narrow ? NARROW : 1);
+        double ready = most(last + m->read_request, begun + m->read_alone) + (double)slot * (takes ? ring_byte(t) : m->read_byte);
         t->done[t->reads++ % READERS] = ready;
         if (takes) {
             t->ring.taken++;
