@@ -126,6 +126,7 @@ warns_cut() { penstock generate -m "$S" -p "a red fox in the rain" --max-sequenc
 batch() { generate -b 3 && works && pixels out_2.png && pixels out_3.png && [ "$(ls | wc -l)" -eq 3 ] || say "files: $(ls | tr '\n' ' ')"; }
 batch_is_seeds() { generate -b 2 && works && mv out_2.png two.png && generate -s 2 && works && same two.png out.png; }
 negative_empty() { generate -n "" && works && mv out.png a.png && generate -n "ugly dog" && works && ! cmp -s a.png out.png; }
+negative_seed() { generate -s -5 && works && mv out.png a.png && generate -s 18446744073709551611 && works && same a.png out.png; }
 random_seed() { penstock generate -m "$S" -p fox --steps 1 -s -1 -o out.png && works && cat ../out ../err | grep -qi 'seed' || say "seed not printed"; }
 output_is_model() { copy sigma_small && penstock quantize model -o m.penstock --type q8 -q && spoil && cp m.penstock n.penstock && penstock generate -m m.penstock -p fox -q -o m.penstock; is 2 && sentence model && same m.penstock n.penstock; }
 other_folder() { mkdir d && generate -o d/x.png && is 0 && [ -s d/x.png ] && [ ! -e out.png ]; }
@@ -664,6 +665,8 @@ try 'a cut prompt is warned of' warns_cut
 try 'batch: names' batch
 try 'batch: picture 2 is seed + 1' batch_is_seeds
 try 'random seed is printed' random_seed
+try 'a negative seed is what torch makes of it' negative_seed
+try 'a seed below those that torch takes' bad 2 seed -- -s -9223372036854775809
 try 'output elsewhere' other_folder
 try 'output is replaced' overwrites
 try 'bad size keeps the old output' keeps_old

@@ -237,10 +237,10 @@ static bool set_seed(const option_row *row, const char *text, uint64_t *out, sta
 {
     char *end;
     errno = 0;
-    bool random = strcmp(text, "-1") == 0;
-    uint64_t n = random ? 0 : strtoull(text, &end, 10);
-    if (!random && (end == text || *end || errno || !isdigit((unsigned char)*text)))
-        return status_set(st, STATUS_USAGE, "--%s: must be a whole number, or -1 for a random one, is '%s'", row->name, text);
+    bool random = strcmp(text, "-1") == 0, negative = *text == '-';
+    uint64_t n = random ? 0 : strtoull(text, &end, 10); /* -5 is 2^64 - 5, as torch takes it */
+    if (!random && (end == text || *end || errno || !isdigit((unsigned char)text[negative]) || (negative && n < UINT64_C(1) << 63)))
+        return status_set(st, STATUS_USAGE, "--%s: must be a whole number of 64 bits, or -1 for a random one, is '%s'", row->name, text);
     if (random) {
         uint32_t word = 0;   /* 32 bits: all that torch's generator uses, and short enough to type again */
         if (getrandom(&word, sizeof word, 0) != (ssize_t)sizeof word)
