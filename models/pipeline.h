@@ -88,6 +88,7 @@ typedef struct stage_report {      /* one row of `plan`, and of a run's report *
     uint64_t resident_bytes;       /* weights held for the stage: pins, vectors */
     uint64_t ring_bytes;           /* weights in flight */
     uint64_t arena_bytes;          /* activations and kernels' scratch */
+    uint64_t scratch_bytes;        /* the scratch file, for maps that the arena has no room for */
     uint64_t stream_bytes;         /* weights read, all passes together */
     uint64_t operations;           /* all passes together */
     uint64_t integer_operations;   /* of these: products of quantized activations and weights */

@@ -202,8 +202,9 @@ static void fill_row(stage *s, uint64_t base)
         row->seconds = plan_seconds(p, &s->how, s->e->request->rates, s->passes, s->run.f32, p->scratch_bytes ? (double)s->window_bytes / (double)p->scratch_bytes : 0, s->e->st);
     row->slab_rows = (int)s->lever.slab_rows;
     row->parameters = parameters_of(&s->plan);
-    if (s->plan.scratch_bytes > s->e->report->scratch_bytes)
-        s->e->report->scratch_bytes = s->plan.scratch_bytes;
+    row->scratch_bytes = p->scratch_bytes;
+    if (p->scratch_bytes > s->e->report->scratch_bytes)
+        s->e->report->scratch_bytes = p->scratch_bytes;
     uint64_t peak = base - spare_base_bytes(s->e) + row->arena_bytes + row->ring_bytes + row->resident_bytes;
     if (peak > s->e->report->predicted_peak)
         s->e->report->predicted_peak = peak;

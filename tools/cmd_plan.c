@@ -195,17 +195,17 @@ static void print_one(const planned *p)
         printf("  %s\n", p->st.text);
         return;
     }
-    printf("  %-16s %8s %9s %8s %7s %6s %9s %8s\n", "stage", "resident", "in flight", "arena", "read", "passes", "Gop", "seconds");
+    printf("  %-16s %8s %6s %6s %7s %6s %6s %8s %7s\n", "stage", "resident", "flight", "arena", "scratch", "read", "passes", "Gop", "seconds");
     for (int i = 0; i < p->r.stages; i++) {
         const stage_report *g = &p->r.stage[i];
-        printf("  %-16s %8s %9s %8s %7s %6d %9.1f %8.1f\n", g->name, size_text(g->resident_bytes, t[0]),
-               size_text(g->ring_bytes, t[1]), size_text(g->arena_bytes, t[2]), size_text(g->stream_bytes, t[3]), g->passes,
+        printf("  %-16s %8s %6s %6s %7s %6s %6d %8.1f %7.1f\n", g->name, size_text(g->resident_bytes, t[0]),
+               size_text(g->ring_bytes, t[1]), size_text(g->arena_bytes, t[2]), size_text(g->scratch_bytes, t[3]), size_text(g->stream_bytes, t[4]), g->passes,
                (double)g->operations / 1e9, g->seconds);
     }
     printf("  ");
     if (p->r.evaluations)
         printf("%dx%d, %d steps, %d evaluations: ", p->r.width, p->r.height, p->r.steps, p->r.evaluations);
-    printf("peak %s, scratch %s, about %.1f s\n", size_text(p->r.predicted_peak, t[4]), size_text(p->r.scratch_bytes, t[5]), p->seconds);
+    printf("peak %s, scratch %s, about %.1f s\n", size_text(p->r.predicted_peak, t[0]), size_text(p->r.scratch_bytes, t[1]), p->seconds);
     print_parameters(p);
     print_budgets(p);
 }

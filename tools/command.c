@@ -272,6 +272,7 @@ static json_object *stages_of(const result *r)
         add_number(s, "resident_bytes", g->resident_bytes);
         add_number(s, "ring_bytes", g->ring_bytes);
         add_number(s, "arena_bytes", g->arena_bytes);
+        add_number(s, "scratch_bytes", g->scratch_bytes);
         add_number(s, "stream_bytes", g->stream_bytes);
         add_number(s, "operations", g->operations);
         add_number(s, "parameters", g->parameters);
