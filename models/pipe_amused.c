@@ -121,7 +121,7 @@ static bool choose_prompts(amused *p)
 
 /* ---- one pass: `together` images from number `at` on, with both their halves ---- */
 
-static void take_logits(void *ctx, int64_t number, const float *logits, int n)
+static void take_logits(void *ctx, int64_t number, float *logits, int n)
 {
     amused *p = ctx;
     rng *g = p->schedule.temperature > 0 ? &p->noise.image[p->at + number / amused_count(p)] : NULL;

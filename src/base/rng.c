@@ -68,10 +68,30 @@ void rng_uniform(rng *g, float *out, size_t n)
         out[i] = uniform_float(g);
 }
 
+static float exponential_of(double u) { return (float)-log1p(-u); }
+
 void rng_exponential(rng *g, float *out, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        out[i] = (float)-log1p(-uniform_double(g));
+        out[i] = exponential_of(uniform_double(g));
+}
+
+/* An exponential number is never below the uniform one that it is made of, so that most need no logarithm: they would lose with that one already. */
+size_t rng_race(rng *g, const float *weight, float sum, size_t n)
+{
+    size_t best = 0;
+    float highest = -1;
+    for (size_t i = 0; i < n; i++) {
+        double u = uniform_double(g);
+        if ((double)weight[i] < 0.99999 * (double)highest * (double)sum * u)
+            continue;
+        float p = weight[i] / sum / exponential_of(u);
+        if (p > highest) {
+            highest = p;
+            best = i;
+        }
+    }
+    return best;
 }
 
 /* ln(x) for 0 < x <= 1, Cephes' logf. */

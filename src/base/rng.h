@@ -36,6 +36,9 @@ void rng_uniform(rng *g, float *out, size_t n);
 /* n exponentially distributed floats (rate 1), as Tensor.exponential_ draws them. */
 void rng_exponential(rng *g, float *out, size_t n);
 
+/* The i with the greatest weight[i] / sum / q[i] in floats, the first of equals, where q are n numbers of rng_exponential: what torch.multinomial draws. */
+size_t rng_race(rng *g, const float *weight, float sum, size_t n);
+
 /* One word of the generator, for tests and for seeding. */
 uint32_t rng_word(rng *g);
 

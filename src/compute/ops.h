@@ -12,7 +12,7 @@ void output(run *r, tensor x, float *out);
 void output_nchw(run *r, tensor x, int channels, float *out); /* the first `channels` of x */
 /* Rows that are too many to keep: x is made of a slab of the region g, each of its rows is handed over with its number in the whole; one behind the
  * other where `in_order`, else by any thread. */
-typedef void (*row_fn)(void *ctx, int64_t number, const float *row, int n);
+typedef void (*row_fn)(void *ctx, int64_t number, float *row, int n); /* may overwrite the row */
 void output_rows(run *r, const region *g, tensor x, bool in_order, row_fn fn, void *ctx);
 
 /* ---- linear layers: weight NAME.weight [out, in], bias NAME.bias [out] ---- */

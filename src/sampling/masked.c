@@ -62,23 +62,18 @@ static float greatest(const float *x, int n, int *at)
     return x[*at];
 }
 
-void masked_choose(const float *logits, int n, rng *g, masked_pick *out)
+void masked_choose(float *logits, int n, rng *g, masked_pick *out)
 {
     int best;
-    float most = greatest(logits, n, &best), highest = -1;
+    float most = greatest(logits, n, &best);
     double sum = 0;
-    for (int i = 0; i < n; i++)
-        sum += (double)expf(logits[i] - most);
-    for (int i = 0; g && i < n; i++) {
-        float q;
-        rng_exponential(g, &q, 1);
-        float p = expf(logits[i] - most) / (float)sum / q;
-        if (p > highest) {
-            highest = p;
-            best = i;
-        }
+    for (int i = 0; i < n; i++) {
+        logits[i] = expf(logits[i] - most);
+        sum += (double)logits[i];
     }
-    *out = (masked_pick){best, expf(logits[best] - most) / (float)sum};
+    if (g)
+        best = (int)rng_race(g, logits, (float)sum, (size_t)n);
+    *out = (masked_pick){best, logits[best] / (float)sum};
 }
 
 /* ---- masking again ---- */

@@ -28,8 +28,8 @@ typedef struct masked_pick {
     float probability;
 } masked_pick;
 
-/* One token from n logits: the likeliest, or, with a generator, a draw as torch.multinomial makes it (of rows one behind the other). */
-void masked_choose(const float *logits, int n, rng *g, masked_pick *out);
+/* One token from n logits, which are overwritten: the likeliest, or, with a generator, a draw as torch.multinomial makes it (of rows one behind the other). */
+void masked_choose(float *logits, int n, rng *g, masked_pick *out);
 /* tokens: ids in floats, in place; as many picks. start_ratio: the share of tokens that was masked in the beginning, where not all were. scratch: count floats twice. */
 void masked_step(const masked_schedule *m, int step, const masked_pick *picks, float *tokens, int count, float start_ratio, rng *g, float *scratch);
 /* Masks tokens of a picture at random, as many as are masked after that step (add_noise). */
