@@ -9,6 +9,7 @@
 #include "models/pipe_common.h"
 #include "models/pipe_picture.h"
 #include "models/pipe_request.h"
+#include "models/preview.h"
 #include "models/resume.h"
 
 typedef struct cascade_stage cascade_stage;
@@ -46,17 +47,23 @@ struct cascade_stage {
     const prompt_set *prompts;
     noise_source *noise;
     const text_stage *text;     /* the shared one */
+    stage_start start;          /* of a further stage, for checkpoints */
+    rng *generators;            /* as they stood when it began */
+    bool fresh;                 /* it begins at its beginning, whatever checkpoint is there */
     const float *low;           /* [images, 3, low_height, low_width] in -1..1, when run */
     float *picture;             /* [images, 3, height, width], result */
     /* the loop's (cascade_denoise.c); set by the kind before planning: */
     int channels, latent_width, latent_height, tokens;
     forward_fn forward;         /* of rows `at` to `at + rows` of the batch; its context is this */
+    const vae_config *decoder;  /* of the latents, in "vae"; NULL: they are pixels */
     bool scales_all;            /* the sampler scales what stands beside the latents too */
     void (*settle)(void *stage, int next); /* what is done to the latents behind a call, once traced; NULL: nothing */
     float *beside;              /* [images, in_channels - channels, h, w]: what the network sees besides the latents; NULL: nothing */
     /* inside: */
     int batch, rows, at, begin;
     stage denoise;
+    preview preview;
+    char preview_name[24];
     float *latents, *input, *predicted, *guided_noise, *timesteps;
     trajectory path;
 };
@@ -69,6 +76,8 @@ bool cascade_draw_latents(cascade_stage *s, const float *original);
 /* begun: the latents stand; prompt: hash of all conditions. To the last latents. */
 bool cascade_denoise(cascade_stage *s, bool begun, uint64_t prompt);
 void cascade_close_loop(cascade_stage *s);
+/* What its loop goes along; prompt: hash of all conditions. */
+trajectory cascade_path(cascade_stage *s, uint64_t prompt);
 /* The text of an item of the batch: the unconditional half comes first. */
 int cascade_text_of(const cascade_stage *s, int item);
 /* The rows of `per text` floats that belong to the batch's items. */

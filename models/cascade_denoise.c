@@ -11,7 +11,7 @@
 
 static size_t area_of(const cascade_stage *s) { return (size_t)s->latent_height * (size_t)s->latent_width; }
 
-bool cascade_plan_loop(cascade_stage *s)
+static bool plan_passes(cascade_stage *s)
 {
     engine *e = &s->e;
     size_t n = cascade_latent_floats(s), images = (size_t)s->images;
@@ -34,6 +34,19 @@ bool cascade_plan_loop(cascade_stage *s)
         e->report->stages = stages;
         e->report->predicted_peak = peak;
     }
+}
+
+bool cascade_plan_loop(cascade_stage *s)
+{
+    s->preview = (preview){.e = &s->e, .component = s->decoder ? "vae" : NULL, .decoder = s->decoder, .images = s->images, .channels = s->channels,
+                           .height = s->latent_height, .width = s->latent_width, .passes = sampler_calls(s->sampler) - s->begin};
+    snprintf(s->preview_name, sizeof s->preview_name, "%.*s", (int)strcspn(s->prefix, "."), s->prefix);
+    s->preview.stage = s->preview_name;
+    if (!preview_plan(&s->preview))
+        return false;
+    bool ok = plan_passes(s);
+    preview_planned(&s->preview);
+    return ok;
 }
 
 /* ---- running ---- */
@@ -123,7 +136,15 @@ static bool step(cascade_stage *s, int call)
             return false;
     s->at = 0;
     guide(s);
+    preview_predict(&s->preview, s->sampler, call, s->guided_noise, s->latents, call + 1 - s->begin);
     return sampler_step(s->sampler, call, s->guided_noise, s->latents, (size_t)s->images, cascade_latent_floats(s), noise_draw, s->noise, s->e.st);
+}
+
+trajectory cascade_path(cascade_stage *s, uint64_t prompt)
+{
+    return (trajectory){.sampler = s->sampler, .noise = s->noise, .latents = s->latents, .images = s->images, .channels = s->channels,
+                        .height = s->latent_height, .width = s->latent_width, .prompt = prompt, .guidance = s->guidance, .first = s->begin,
+                        .prefix = s->prefix, .settle = s->settle, .ctx = s, .start = s->first ? NULL : &s->start, .fresh = s->fresh};
 }
 
 bool cascade_denoise(cascade_stage *s, bool begun, uint64_t prompt)
@@ -133,19 +154,19 @@ bool cascade_denoise(cascade_stage *s, bool begun, uint64_t prompt)
     int end = sampler_calls(s->sampler);
     char what[48];
     snprintf(what, sizeof what, "%sdenoise", s->prefix);
-    s->path = (trajectory){.sampler = s->sampler, .noise = s->noise, .latents = s->latents, .images = s->images, .channels = s->channels,
-                           .height = s->latent_height, .width = s->latent_width, .prompt = prompt, .guidance = s->guidance, .begun = begun, .first = s->begin,
-                           .prefix = s->prefix, .settle = s->settle, .ctx = s};
+    s->path = cascade_path(s, prompt);
+    s->path.begun = begun;
     int first = trajectory_begin(&s->path, e);
-    bool ok = first >= 0 && (first >= end || stage_open(&s->denoise));
+    bool ok = first >= 0 && (first >= end || (preview_open(&s->preview) && stage_open(&s->denoise)));
     for (int i = first; ok && i < end; i++) {
         report_progress(e->request, what, i - s->begin, end - s->begin);
-        ok = step(s, i) && trajectory_after(&s->path, e, i);
+        ok = step(s, i) && trajectory_after(&s->path, e, i) && preview_show(&s->preview, s->latents, i + 1 - s->begin, i + 1 == end);
         e->report->evaluations++;
     }
     if (ok)
         report_progress(e->request, what, end - s->begin, end - s->begin);
     stage_close(&s->denoise);
+    preview_close(&s->preview);
     s->denoise.row->seconds = now_seconds() - start;
     return ok;
 }
@@ -153,6 +174,7 @@ bool cascade_denoise(cascade_stage *s, bool begun, uint64_t prompt)
 void cascade_close_loop(cascade_stage *s)
 {
     stage_close(&s->denoise);
+    preview_close(&s->preview);
     sampler_close(s->sampler);
     mem_free(s->latents);
     mem_free(s->input);
@@ -160,6 +182,8 @@ void cascade_close_loop(cascade_stage *s)
     mem_free(s->guided_noise);
     mem_free(s->timesteps);
     mem_free(s->beside);
+    mem_free(s->generators);
+    s->generators = NULL;
     s->sampler = NULL;
     s->latents = s->input = s->predicted = s->guided_noise = s->timesteps = s->beside = NULL;
 }

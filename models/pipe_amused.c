@@ -160,6 +160,16 @@ static bool setup(amused *p)
     return true;
 }
 
+static void plan_denoise(amused *p)
+{
+    int steps = p->schedule.steps - p->first;
+    p->preview = (preview){.e = &p->e, .component = p->vae, .decoder = &p->decode.config, .tokens = true, .images = p->images, .channels = 1, .height = p->rows,
+                           .width = p->columns, .passes = steps};
+    if (preview_plan(&p->preview))
+        stage_plan_parts(&p->denoise, &p->e, "transformer", p->muse ? maskgit_aliases : uvit_aliases, predict_forward, p, steps, p->images, &p->together);
+    preview_planned(&p->preview);
+}
+
 static bool amused_plan(void *self, const void *kind, bool planning)
 {
     amused *p = self;
@@ -171,8 +181,7 @@ static bool amused_plan(void *self, const void *kind, bool planning)
     p->e.held_bytes += pass_bytes(p);
     amused_picture_plan(p);
     if (planning_goes_on(st))
-        stage_plan_parts(&p->denoise, &p->e, "transformer", p->muse ? maskgit_aliases : uvit_aliases, predict_forward, p, p->schedule.steps - p->first, p->images,
-                         &p->together);
+        plan_denoise(p);
     if (planning_goes_on(st))
         vae_stage_plan(&p->decode, &p->e, p->vae, p->rows, p->columns, p->images);
     return status_ok(st);
@@ -220,6 +229,15 @@ static void place_item(amused *p, int item)
         p->ids[(size_t)item * count + i] = (int32_t)p->tokens[(size_t)image * count + i];
 }
 
+/* For onlookers: the tokens that stand, and for those that are masked what was just picked, most of which is taken back. */
+static void guess_tokens(amused *p, int done)
+{
+    size_t count = (size_t)amused_count(p), at = (size_t)p->at * count;
+    float *guess = preview_guess(&p->preview, done);
+    for (size_t i = 0; guess && i < count * (size_t)p->together; i++)
+        guess[at + i] = (int)p->tokens[at + i] == p->schedule.mask_id ? (float)p->picks[i].token : p->tokens[at + i];
+}
+
 static bool step(amused *p, int number)
 {
     int count = amused_count(p);
@@ -229,6 +247,7 @@ static bool step(amused *p, int number)
         for (int i = 0; i < p->together * (p->guided ? 2 : 1); i++)
             place_item(p, i);
         ok = stage_pass(&p->denoise, p);
+        guess_tokens(p, number + 1 - p->first);
         for (int i = 0; ok && i < p->together; i++)
             masked_step(&p->schedule, number, p->picks + i * count, p->tokens + (p->at + i) * count, count, p->start_ratio, &p->noise.image[p->at + i], scratch);
     }
@@ -241,15 +260,16 @@ static bool denoise(amused *p, int first)
     const request *q = p->e.request;
     double start = now_seconds();
     int steps = p->schedule.steps - p->first;
-    bool ok = first >= p->schedule.steps || stage_open(&p->denoise);
+    bool ok = first >= p->schedule.steps || (preview_open(&p->preview) && stage_open(&p->denoise));
     for (int i = first; ok && i < p->schedule.steps; i++) {
         report_progress(q, "denoise", i - p->first, steps);
-        ok = step(p, i) && trajectory_after(&p->path, &p->e, i);
+        ok = step(p, i) && trajectory_after(&p->path, &p->e, i) && preview_show(&p->preview, p->tokens, i + 1 - p->first, i + 1 == p->schedule.steps);
         p->e.report->evaluations++;
     }
     if (ok)
         report_progress(q, "denoise", steps, steps);
     stage_close(&p->denoise);
+    preview_close(&p->preview);
     p->denoise.row->seconds = now_seconds() - start;
     return ok;
 }
@@ -318,6 +338,7 @@ static void amused_close(void *self)
     stage_close(&p->denoise);
     stage_close(&p->encode);
     stage_close(&p->decode.stage);
+    preview_close(&p->preview);
     noise_close(&p->noise);
     void *all[] = {p->tokens, p->picks, p->ids, p->hidden, p->pooled, p->sizes, p->picture, p->numbers};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)

@@ -9,6 +9,7 @@
 #include "models/pipe_picture.h"
 #include "models/pipe_request.h"
 #include "models/pipelines.h"
+#include "models/preview.h"
 #include "models/resume.h"
 #include "models/text_clip.h"
 #include "sampling/masked.h"
@@ -38,6 +39,7 @@ typedef struct amused {
     trajectory path;
     stage denoise, encode;
     vae_stage decode;
+    preview preview;
     /* during denoising */
     float *tokens;              /* ids [images, rows, columns] */
     masked_pick *picks;         /* of the pass */

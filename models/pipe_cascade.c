@@ -44,7 +44,7 @@ static request further(const request *q)
     request r = *q;
     r.width = r.height = r.steps = r.clip_skip = 0;
     r.guidance_scale = r.strength = (double)NAN;
-    r.sampling_method = r.scheduler = r.checkpoint = r.load_latents = r.embeddings = NULL;
+    r.sampling_method = r.scheduler = r.load_latents = r.embeddings = NULL;
     return r;
 }
 
@@ -330,15 +330,60 @@ static float *given_pictures(const cascade *c, const request *q)
     return NULL;
 }
 
-/* The last stage keeps its picture, those before hand theirs on. */
-static bool run_stages(cascade *c, const request *q)
+/* ---- a cascade that was stopped goes on in the stage that it had reached ---- */
+
+static size_t low_floats(const cascade_stage *s) { return (size_t)3 * (size_t)s->low_width * (size_t)s->low_height * (size_t)s->images; }
+
+/* What each stage's checkpoint says of those before it: all that they are told, so that none is skipped that would have made something else. */
+static void hash_stages(cascade *c, const request *q)
 {
-    float *low = c->stage[0].enlarges ? given_pictures(c, q) : NULL;
+    uint64_t told = given_hash(c->text_planned ? text_stage_hash(&c->text.text) : 0, q), before = 0;
+    for (int i = 0; i < c->prompts.texts; i++)
+        told = hash_more(told, c->prompts.text[i], strlen(c->prompts.text[i]) + 1);
+    for (int i = 0; i < c->stages; i++) {
+        cascade_stage *s = &c->stage[i];
+        s->start = (stage_start){.number = i + 1, .before = before, .count = i ? low_floats(s) : 0};
+        trajectory t = cascade_path(s, told);
+        before = trajectory_hash(&t, &s->e, before);
+    }
+}
+
+/* The picture and the generators that the stage got when it began. */
+static float *begun_from(cascade_stage *s)
+{
+    trajectory t = cascade_path(s, 0);
+    float *low = mem_alloc(low_floats(s), 4, "picture", s->e.st);
+    if (low && checkpoint_start(&t, &s->e, low, low_floats(s), s->noise->image))
+        return low;
+    mem_free(low);
+    return NULL;
+}
+
+static bool note_start(cascade_stage *s, const float *low)
+{
+    s->start.given = low;
+    if (s->first || !s->asked.checkpoint)
+        return true;
+    s->start.generator = s->generators = mem_alloc((size_t)s->images, sizeof(rng), "noise", s->e.st);
+    if (s->generators)
+        memcpy(s->generators, s->noise->image, (size_t)s->images * sizeof(rng));
+    return s->generators != NULL;
+}
+
+/* at: the number of the stage to begin with. The last stage keeps its picture, those before hand theirs on. */
+static bool run_stages(cascade *c, const request *q, int at)
+{
+    float *low = at > 1 ? begun_from(&c->stage[at - 1]) : c->stage[0].enlarges ? given_pictures(c, q) : NULL;
     bool ok = status_ok(c->e.st);
-    for (int i = 0; ok && i < c->stages; i++) {
+    for (int i = 0; ok && i < at - 1; i++) {
+        c->e.report->first_call += sampler_calls(c->stage[i].sampler) - c->stage[i].begin;
+        c->stage[i].kind->close(&c->stage[i]);
+    }
+    for (int i = at - 1; ok && i < c->stages; i++) {
         cascade_stage *s = &c->stage[i];
         s->low = low;
-        ok = s->kind->run(s);
+        s->fresh = i + 1 > at;
+        ok = note_start(s, low) && s->kind->run(s);
         mem_free(low);
         s->low = low = NULL;
         if (s->last)
@@ -378,9 +423,11 @@ static bool cascade_run(void *self)
     cascade *c = self;
     result *out = c->e.report;
     double t0 = now_seconds();
-    bool ok = run_text(c, c->e.request);
+    hash_stages(c, c->e.request);
+    int at = checkpoint_stage(&c->e, c->stages);
+    bool ok = at > 0 && run_text(c, c->e.request);
     out->seconds_encode += now_seconds() - t0;
-    ok = ok && run_stages(c, c->e.request);
+    ok = ok && run_stages(c, c->e.request, at);
     out->seconds_denoise = now_seconds() - t0 - out->seconds_encode - out->seconds_decode;
     return ok;
 }

@@ -12,6 +12,7 @@
 #include "models/pipe_picture.h"
 #include "models/pipe_request.h"
 #include "models/pipelines.h"
+#include "models/preview.h"
 #include "models/resume.h"
 
 enum { MOST_TOKENS = 128, OWN_SIZE = 1024, OWN_STEPS = 25, UNIT = 8 };
@@ -32,6 +33,7 @@ typedef struct kandinsky3 {
     t5_text text_encoder;
     stage encode, denoise;      /* encode: of a picture */
     vae_stage decode;
+    preview preview;
     int tokens;                 /* rows of text of each batch item */
     int32_t original[2 * MOST_IMAGES], lengths[2 * MOST_IMAGES], real[2 * MOST_IMAGES]; /* of an item: rows that its mean is taken of, and of these such as no mask hides (where it
                                                                 hides all, all are the same zeros: one stands for them) */
@@ -221,6 +223,16 @@ static bool plan_picture(kandinsky3 *p)
     return stage_plan(&p->encode, &p->e, "movq", "movq_encoder", vae_aliases, encode_forward, p, 1);
 }
 
+static void plan_denoise(kandinsky3 *p)
+{
+    int calls = sampler_calls(p->sampler) - p->first;
+    p->preview = (preview){.e = &p->e, .component = "movq", .decoder = &p->decode.config, .images = p->images, .channels = p->unet.in_channels,
+                           .height = p->latent_height, .width = p->latent_width, .passes = calls};
+    if (preview_plan(&p->preview))
+        stage_plan_parts(&p->denoise, &p->e, "unet", kandinsky3_aliases, unet_forward, p, calls, p->batch, &p->rows);
+    preview_planned(&p->preview);
+}
+
 static bool kandinsky3_plan(void *self, const void *kind, bool planning)
 {
     kandinsky3 *p = self;
@@ -231,7 +243,7 @@ static bool kandinsky3_plan(void *self, const void *kind, bool planning)
     measure_text(p);
     plan_picture(p);
     if (planning_goes_on(st))
-        stage_plan_parts(&p->denoise, &p->e, "unet", kandinsky3_aliases, unet_forward, p, sampler_calls(p->sampler) - p->first, p->batch, &p->rows);
+        plan_denoise(p);
     if (planning_goes_on(st))
         vae_stage_plan(&p->decode, &p->e, "movq", p->latent_height, p->latent_width, p->images);
     return status_ok(st);
@@ -318,6 +330,7 @@ static bool step(kandinsky3 *p, int call)
         if (!stage_pass(&p->denoise, p))
             return false;
     guide(p);
+    preview_predict(&p->preview, p->sampler, call, p->guided_noise, p->latents, call + 1 - p->first);
     return sampler_step(p->sampler, call, p->guided_noise, p->latents, (size_t)p->images, n, noise_draw, &p->noise, p->e.st);
 }
 
@@ -326,15 +339,16 @@ static bool denoise(kandinsky3 *p, int first)
     double begin = now_seconds();
     const request *q = p->e.request;
     int calls = sampler_calls(p->sampler);
-    bool ok = first == calls || stage_open(&p->denoise);
+    bool ok = first == calls || (preview_open(&p->preview) && stage_open(&p->denoise));
     for (int i = first; ok && i < calls; i++) {
         report_progress(q, "denoise", i - p->first, calls - p->first);
-        ok = step(p, i) && trajectory_after(&p->path, &p->e, i);
+        ok = step(p, i) && trajectory_after(&p->path, &p->e, i) && preview_show(&p->preview, p->latents, i + 1 - p->first, i + 1 == calls);
         p->e.report->evaluations = i + 1 - first;
     }
     if (ok)
         report_progress(q, "denoise", calls - p->first, calls - p->first);
     stage_close(&p->denoise);
+    preview_close(&p->preview);
     p->denoise.row->seconds = now_seconds() - begin;
     return ok;
 }
@@ -411,6 +425,7 @@ static void kandinsky3_close(void *self)
     stage_close(&p->encode);
     stage_close(&p->denoise);
     stage_close(&p->decode.stage);
+    preview_close(&p->preview);
     sampler_close(p->sampler);
     noise_close(&p->noise);
     float *all[] = {p->latents, p->input, p->predicted, p->guided_noise, p->text};

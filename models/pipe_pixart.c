@@ -11,6 +11,7 @@
 #include "models/pipe_picture.h"
 #include "models/pipe_request.h"
 #include "models/pipelines.h"
+#include "models/preview.h"
 #include "models/resume.h"
 
 typedef struct pixart {
@@ -29,6 +30,8 @@ typedef struct pixart {
     trajectory path;
     stage denoise;
     vae_stage decode;
+    tiny_decoder tiny;
+    preview preview;
     /* during denoising */
     float *latents, *scaled, *predicted, *guided_noise, *text_copies;
     float timesteps[2 * MOST_IMAGES], resolution[4 * MOST_IMAGES], ratio[2 * MOST_IMAGES];
@@ -87,7 +90,7 @@ static bool setup(pixart *p)
 {
     const request *q = p->e.request;
     status *st = p->e.st;
-    if (!read_configs(p) || !choose_size(p) || !(p->sampler = open_sampler(p->e.source, q, OWN_STEPS, NULL, false, st)))
+    if (!read_configs(p) || !tiny_decoder_read(&p->tiny, &p->e, &p->decode.config) || !choose_size(p) || !(p->sampler = open_sampler(p->e.source, q, OWN_STEPS, NULL, false, st)))
         return false;
     p->guidance = isnan(q->guidance_scale) ? OWN_GUIDANCE : q->guidance_scale;
     p->guided = p->guidance > 1;
@@ -148,9 +151,13 @@ static bool pixart_plan(void *self, const void *kind, bool planning)
     if (!setup(p) || (!plan_text(p) && !planning_goes_on(p->e.st)))
         return false;
     place_text(p);
-    stage_plan(&p->denoise, &p->e, "transformer", "transformer", pixart_aliases, pixart_forward, p, sampler_calls(p->sampler));
+    p->preview = (preview){.e = &p->e, .component = "vae", .decoder = &p->decode.config, .tiny = &p->tiny, .images = p->images, .channels = p->denoiser.in_channels,
+                           .height = p->latent_height, .width = p->latent_width, .passes = sampler_calls(p->sampler)};
+    if (preview_plan(&p->preview))
+        stage_plan(&p->denoise, &p->e, "transformer", "transformer", pixart_aliases, pixart_forward, p, sampler_calls(p->sampler));
+    preview_planned(&p->preview);
     if (planning_goes_on(p->e.st))
-        vae_stage_plan(&p->decode, &p->e, "vae", p->latent_height, p->latent_width, p->images);
+        decoder_plan(&p->decode, &p->e, &p->tiny, &p->decode.config, "vae", p->latent_height, p->latent_width, p->images);
     return status_ok(p->e.st);
 }
 
@@ -217,6 +224,7 @@ static bool step(pixart *p, int call)
     if (!stage_pass(&p->denoise, p))
         return false;
     guide(p);
+    preview_predict(&p->preview, p->sampler, call, p->guided_noise, p->latents, call + 1);
     return sampler_step(p->sampler, call, p->guided_noise, p->latents, (size_t)p->images, n, noise_draw, &p->noise, p->e.st);
 }
 
@@ -228,16 +236,17 @@ static bool denoise(pixart *p, int first)
     bool ok = first == calls;
     if (!ok) {
         copy_text(p);
-        ok = stage_open(&p->denoise);
+        ok = preview_open(&p->preview) && stage_open(&p->denoise);
     }
     for (int i = first; ok && i < calls; i++) {
         report_progress(q, "denoise", i, calls);
-        ok = step(p, i) && trajectory_after(&p->path, &p->e, i);
+        ok = step(p, i) && trajectory_after(&p->path, &p->e, i) && preview_show(&p->preview, p->latents, i + 1, i + 1 == calls);
         p->e.report->evaluations = i + 1 - first;
     }
     if (ok)
         report_progress(q, "denoise", calls, calls);
     stage_close(&p->denoise);
+    preview_close(&p->preview);
     p->denoise.row->seconds = now_seconds() - begin;
     return ok;
 }
@@ -318,6 +327,7 @@ static void pixart_close(void *self)
     text_stage_close(&p->text.text);
     stage_close(&p->denoise);
     stage_close(&p->decode.stage);
+    preview_close(&p->preview);
     sampler_close(p->sampler);
     noise_close(&p->noise);
     float *all[] = {p->latents, p->scaled, p->predicted, p->guided_noise, p->text_copies};

@@ -87,7 +87,8 @@ static bool choose_calls(sd *p, bool refining)
         p->end = sampler_end_at(p->sampler, q->refiner_start);
     if (p->first >= p->end && refining)
         return status_set(p->e.st, STATUS_USAGE, "--refiner-start %g: nothing is left for the refiner at %d steps", q->refiner_start, sampler_steps(p->sampler));
-    if (p->first >= p->end && q->init)
+    bool less_than_one = p->painting && p->strength * sampler_steps(p->sampler) < 1; /* PNDM has a call more than steps: diffusers paints with it from one step on */
+    if (q->init && !refining && (p->first >= p->end || less_than_one))
         return status_set(p->e.st, STATUS_USAGE, "--strength %g: of %d steps none is left to do", p->strength, sampler_steps(p->sampler));
     if (p->first >= p->end)
         return status_set(p->e.st, STATUS_USAGE, "--refiner-start %g: nothing is left before the refiner at %d steps", q->refiner_start, sampler_steps(p->sampler));
@@ -124,7 +125,7 @@ static bool setup(sd *p, const sd_kind *kind, bool refining, bool planning)
     p->kind = kind;
     p->prefix = refining ? "refiner." : "";
     p->planning = planning;
-    if (!read_index(p) || !sd_text_read(p) || !read_networks(p) || !sd_tiny_read(p) || !check_pictures(p, refining) || !choose_size(p) || !choose_guidance(p) ||
+    if (!read_index(p) || !sd_text_read(p) || !read_networks(p) || !tiny_decoder_read(&p->tiny, &p->e, &p->vae) || !check_pictures(p, refining) || !choose_size(p) || !choose_guidance(p) ||
         !choose_calls(p, refining))
         return false;
     p->sizes_count = p->unet.text_time ? p->aesthetics ? 5 : 6 : 0;
@@ -159,7 +160,7 @@ static bool plan_all(sd *p, bool pictures, bool decodes)
     if (planning_goes_on(st))
         sd_denoise_plan(p);
     if (planning_goes_on(st) && decodes)
-        sd_decode_plan(p);
+        decoder_plan(&p->decode, &p->e, &p->tiny, &p->vae, sd_vae(p), p->latent_height, p->latent_width, p->images);
     return status_ok(st);
 }
 
@@ -173,6 +174,14 @@ static uint64_t conditions_hash(const sd *p)
     return given_hash(hash_more(sd_text_hash(p), numbers, sizeof numbers), q);
 }
 
+static trajectory path_of(sd *p)
+{
+    return (trajectory){.sampler = p->sampler, .noise = &p->noise, .latents = p->latents, .images = p->images, .channels = p->vae.latent_channels,
+                        .height = p->latent_height, .width = p->latent_width, .prompt = conditions_hash(p), .guidance = p->guidance, .first = p->first,
+                        .end = p->end, .prefix = p->prefix, .ctx = p, .settle = p->painting && !p->mask_input ? sd_picture_restore : NULL,
+                        .start = *p->prefix ? &p->start : NULL, .fresh = p->fresh};
+}
+
 /* Where to begin, conditions, then the loop; seconds are added up over the models of a run. */
 static bool encode_and_denoise(sd *p, bool begun)
 {
@@ -180,9 +189,8 @@ static bool encode_and_denoise(sd *p, bool begun)
     const request *q = p->e.request;
     double t0 = now_seconds();
     bool drawn = q->init && !begun, ok = sd_denoise_allocate(p) && (!drawn || sd_picture_begin(p));
-    p->path = (trajectory){.sampler = p->sampler, .noise = &p->noise, .latents = p->latents, .images = p->images, .channels = p->vae.latent_channels,
-                           .height = p->latent_height, .width = p->latent_width, .prompt = conditions_hash(p), .guidance = p->guidance, .begun = drawn || begun,
-                           .first = p->first, .end = p->end, .prefix = p->prefix, .ctx = p, .settle = p->painting && !p->mask_input ? sd_picture_restore : NULL};
+    p->path = path_of(p);
+    p->path.begun = drawn || begun;
     int first = ok ? trajectory_begin(&p->path, &p->e) : -1;
     if (first >= 0 && first < p->end) /* else only the picture is left to make */
         ok = sd_text_run(p) && sd_text_trace(p, q->trace, true) && sd_text_place(p);
@@ -221,7 +229,7 @@ static bool plan_refiner(both *m, const request *q, bool planning)
     m->second.width = m->base.width;
     m->second.height = m->base.height;
     m->second.init = m->second.mask = NULL;
-    m->second.checkpoint = m->second.load_latents = NULL;
+    m->second.load_latents = NULL;
     if (engine_open(&p->e, q->refiner, &m->second, m->base.e.report, st) && setup(p, &sd_xl, true, planning))
         plan_all(p, false, true);
     return refusal_back(st, &before);
@@ -249,11 +257,27 @@ static int sd_describe(const void *self)
     return p->end - p->first + m->refiner.end - m->refiner.first;
 }
 
+/* The model that a checkpoint stands in: 1 the base, 2 the refiner, whose checkpoint says what the base was told; 0 with st set. */
+static int stage_reached(both *m)
+{
+    sd *p = &m->base;
+    trajectory t = path_of(p);
+    m->refiner.start = (stage_start){.number = 2, .before = trajectory_hash(&t, &p->e, 0)};
+    int reached = checkpoint_stage(&p->e, m->first.refiner ? 2 : 1);
+    m->refiner.fresh = reached != 2;
+    if (reached != 2)
+        return reached;
+    sd_text_close(p);
+    p->e.report->first_call += p->end - p->first;
+    return reached;
+}
+
 static bool sd_run(void *self)
 {
     both *m = self;
     sd *p = &m->base;
-    return noise_open(&p->noise, p->prompts.seed, p->images, sd_latent_floats(p), p->e.st) && encode_and_denoise(p, false) &&
+    int reached = stage_reached(m);
+    return reached && noise_open(&p->noise, p->prompts.seed, p->images, sd_latent_floats(p), p->e.st) && (reached == 2 || encode_and_denoise(p, false)) &&
            (!m->first.refiner || (hand_over(p, &m->refiner) && encode_and_denoise(&m->refiner, true)));
 }
 
@@ -294,7 +318,7 @@ static void close_one(sd *p)
     stage_close(&p->denoise);
     stage_close(&p->encode);
     stage_close(&p->decode.stage);
-    stage_close(&p->show.stage);
+    preview_close(&p->preview);
     sampler_close(p->sampler);
     noise_close(&p->noise);
     float *all[] = {p->latents, p->input, p->predicted, p->guided_noise, p->text, p->pooled, p->sizes, p->timesteps, p->guidance_embedding,

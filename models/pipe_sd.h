@@ -1,5 +1,5 @@
 /* pipe_sd.h: what the files of the Stable Diffusion pipelines share. pipe_sd.c makes the plan and the picture, pipe_sd_text.c the conditions,
- * pipe_sd_picture.c pictures to begin with and their masks, pipe_sd_denoise.c the loop, pipe_sd_preview.c what is shown of it. */
+ * pipe_sd_picture.c pictures to begin with and their masks, pipe_sd_denoise.c the loop. */
 #ifndef PENSTOCK_PIPE_SD_H
 #define PENSTOCK_PIPE_SD_H
 
@@ -8,6 +8,7 @@
 #include "models/pipe_picture.h"
 #include "models/pipe_request.h"
 #include "models/pipelines.h"
+#include "models/preview.h"
 #include "models/resume.h"
 #include "models/text_clip.h"
 
@@ -42,17 +43,16 @@ typedef struct sd {
     sampler *sampler;
     int first, end;             /* calls of the sampler */
     trajectory path;
+    stage_start start;          /* of a refiner, for checkpoints */
+    bool fresh;                 /* it begins at its beginning, whatever checkpoint is there */
     noise_source noise;
     sd_encoder encoder[2];
     prompt_set prompts;
     int tokens, text_dim, pooled_dim, sizes_count;
     stage denoise, encode;
-    vae_stage decode, show;     /* show: of previews, where an AutoencoderTiny makes them */
-    bool shows;
-    engine tiny, show_engine;   /* with --taesd's source; with the memory that is meant for previews */
-    vae_config tiny_vae;
-    request show_request;
-    uint64_t show_bytes;        /* held while denoising */
+    vae_stage decode;
+    tiny_decoder tiny;
+    preview preview;
     /* during denoising */
     float *latents, *input, *predicted, *guided_noise;
     float *text, *pooled, *sizes, *timesteps, *guidance_embedding; /* by batch item */
@@ -79,14 +79,6 @@ bool sd_picture_size(sd *p);                    /* the size when a picture is gi
 bool sd_picture_plan(sd *p);
 bool sd_picture_begin(sd *p);                   /* latents.0 of a picture, the mask, and what the network gets of them */
 void sd_picture_restore(void *p, int next_call); /* what the mask keeps, at the noise of that call */
-
-/* ---- pipe_sd_preview.c ---- */
-bool sd_tiny_read(sd *p);                       /* --taesd, if it was given */
-bool sd_decode_plan(sd *p);                     /* of the final pictures, by it or by the model's own decoder */
-bool sd_preview_plan(sd *p);
-bool sd_preview_open(sd *p);
-bool sd_preview(sd *p, int done);               /* after so many calls, if it is time for one */
-void sd_preview_close(sd *p);
 
 /* ---- pipe_sd_denoise.c ---- */
 bool sd_denoise_plan(sd *p);

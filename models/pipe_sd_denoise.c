@@ -27,12 +27,12 @@ static void unet_forward(run *r, const void *ctx)
 
 bool sd_denoise_plan(sd *p)
 {
-    uint64_t held = p->e.held_bytes;
-    if (!sd_preview_plan(p))
+    p->preview = (preview){.e = &p->e, .component = sd_vae(p), .decoder = &p->vae, .tiny = &p->tiny, .stage = *p->prefix ? "refiner" : "", .images = p->images,
+                           .channels = p->vae.latent_channels, .height = p->latent_height, .width = p->latent_width, .passes = p->end - p->first};
+    if (!preview_plan(&p->preview))
         return false;
-    p->e.held_bytes += p->show_bytes;
     bool ok = stage_plan_parts(&p->denoise, &p->e, "unet", unet_aliases, unet_forward, p, p->end - p->first, p->batch, &p->rows);
-    p->e.held_bytes = held;
+    preview_planned(&p->preview);
     return ok;
 }
 
@@ -114,6 +114,7 @@ static bool step(sd *p, int call)
             return false;
     p->at = 0;
     guide(p);
+    preview_predict(&p->preview, p->sampler, call, p->guided_noise, p->latents, call + 1 - p->first);
     return sampler_step(p->sampler, call, p->guided_noise, p->latents, (size_t)p->images, sd_latent_floats(p), noise_draw, &p->noise, p->e.st);
 }
 
@@ -124,17 +125,17 @@ bool sd_denoise(sd *p, int first)
     const request *q = p->e.request;
     double start = now_seconds();
     int calls = p->end - p->first;
-    bool ok = first >= p->end || (stage_open(&p->denoise) && sd_preview_open(p));
+    bool ok = first >= p->end || (preview_open(&p->preview) && stage_open(&p->denoise));
     for (int i = first; ok && i < p->end; i++) {
         report_progress(q, "denoise", i - p->first, calls);
         ok = step(p, i);
-        ok = ok && trajectory_after(&p->path, &p->e, i) && sd_preview(p, i + 1);
+        ok = ok && trajectory_after(&p->path, &p->e, i) && preview_show(&p->preview, p->latents, i + 1 - p->first, i + 1 == p->end);
         p->e.report->evaluations++;
     }
     if (ok)
         report_progress(q, "denoise", calls, calls);
     stage_close(&p->denoise);
-    sd_preview_close(p);
+    preview_close(&p->preview);
     p->denoise.row->seconds = now_seconds() - start;
     return ok;
 }

@@ -115,6 +115,7 @@ static bool upscale_plan(cascade_stage *s)
     s->latent_width = s->low_width;
     s->latent_height = s->low_height;
     s->forward = denoise_forward;
+    s->decoder = &u->vae;
     if (!plan_text(s, u) && !planning_goes_on(s->e.st))
         return false;
     size_t batch = (size_t)s->images * (s->guided ? 2 : 1), picture = cascade_picture_floats(s) * (size_t)s->images;

@@ -26,8 +26,9 @@ typedef struct request_item {      /* one of several prompts that are made toget
     int batch_count;
 } request_item;
 
-/* A small picture of how far an image is after `step` steps; rgb lives as long as the call. False with st set ends the run. */
-typedef bool (*preview_fn)(void *ctx, int image, int step, const uint8_t *rgb, int width, int height, status *st);
+/* A small picture of how far an image is after `step` steps of a stage (of several: "stage2", "refiner"; else ""); rgb lives as long as the call. False with
+ * st set ends the run. */
+typedef bool (*preview_fn)(void *ctx, const char *stage, int image, int step, const uint8_t *rgb, int width, int height, status *st);
 
 typedef struct request {
     const request_item *item;      /* in place of prompt, negative_prompt, seed and batch_count; their pictures follow each other in the result */

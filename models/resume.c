@@ -33,9 +33,9 @@ uint64_t model_hash(const source *s)
     return h;
 }
 
-/* ---- the checkpoint: facts, number of the next call, latents, generators, the sampler's state ---- */
+/* ---- the checkpoint: facts, number of the next call, what a further stage began from, latents, generators, the sampler's state ---- */
 
-#define MAGIC "PENSTEP1"
+#define MAGIC "PENSTEP2"
 enum { RNG_WORDS = 624 };
 
 typedef struct fact {
@@ -43,9 +43,9 @@ typedef struct fact {
     bool hashed;         /* its number says nothing to a reader */
 } fact;
 
-enum { MODEL, PROMPT, WIDTH, HEIGHT, CHANNELS, IMAGES, SEED, SAMPLER, CALLS, GUIDANCE, PRECISION, FACTS };
+enum { STAGE, MODEL, PROMPT, WIDTH, HEIGHT, CHANNELS, IMAGES, SEED, SAMPLER, CALLS, GUIDANCE, PRECISION, BEFORE, FACTS };
 static const fact facts[FACTS] = {
-    [MODEL] = {"model", true}, [PROMPT] = {"prompt", true}, [WIDTH] = {"latent width", false}, [HEIGHT] = {"latent height", false},
+    [STAGE] = {"stage", false}, [BEFORE] = {"run of the stages before it", true}, [MODEL] = {"model", true}, [PROMPT] = {"prompt", true}, [WIDTH] = {"latent width", false}, [HEIGHT] = {"latent height", false},
     [CHANNELS] = {"channel count", false}, [IMAGES] = {"batch count", false}, [SEED] = {"seed", false}, [SAMPLER] = {"sampling method, schedule or number of steps", true},
     [CALLS] = {"number of calls", false}, [GUIDANCE] = {"guidance scale", true}, [PRECISION] = {"precision", true},
 };
@@ -67,6 +67,8 @@ static uint64_t method_of(const trajectory *t)
 static head head_of(const trajectory *t, const engine *e, int next)
 {
     head h = {.next = (uint64_t)next};
+    h.fact[STAGE] = t->start ? (uint64_t)t->start->number : 1;
+    h.fact[BEFORE] = t->start ? t->start->before : 0;
     h.fact[MODEL] = model_hash(e->source);
     h.fact[PROMPT] = t->prompt;
     h.fact[WIDTH] = (uint64_t)t->width;
@@ -107,13 +109,30 @@ static bool get_generator(state_file *f, rng *g, const char *name, status *st)
     return true;
 }
 
+static bool put_start(const trajectory *t, state_file *f)
+{
+    const stage_start *b = t->start;
+    bool ok = !b || !b->count || state_put(f, (float *)(uintptr_t)b->given, b->count * sizeof *b->given);
+    for (int i = 0; ok && b && b->count && i < t->images; i++)
+        ok = put_generator(f, &b->generator[i]);
+    return ok;
+}
+
+static bool get_start(const trajectory *t, state_file *f, float *given, size_t count, rng *generator, const engine *e)
+{
+    bool ok = state_get(f, given, count * sizeof *given);
+    for (int i = 0; ok && i < t->images; i++)
+        ok = get_generator(f, &generator[i], e->request->checkpoint, e->st);
+    return ok;
+}
+
 static bool checkpoint_write(const trajectory *t, const engine *e, int next)
 {
     state_file *f = state_create(e->request->checkpoint, MAGIC, e->st);
     if (!f)
         return false;
     head h = head_of(t, e, next);
-    bool ok = state_put(f, &h, sizeof h) && state_put(f, t->latents, per_image(t) * (size_t)t->images * 4);
+    bool ok = state_put(f, &h, sizeof h) && put_start(t, f) && state_put(f, t->latents, per_image(t) * (size_t)t->images * 4);
     for (int i = 0; ok && i < t->images; i++)
         ok = put_generator(f, &t->noise->image[i]);
     if (ok && t->sampler)
@@ -133,6 +152,18 @@ static bool of_this_run(const head *h, const head *want, const char *name, statu
     return h->next <= h->fact[CALLS] || status_set(st, STATUS_BAD_FILE, "%s: its next call is number %" PRIu64, name, h->next);
 }
 
+/* It was taken by checkpoint_start, before the stage began. */
+static bool skip_start(const trajectory *t, state_file *f, const engine *e)
+{
+    size_t count = t->start ? t->start->count : 0;
+    float *given = count ? mem_alloc(count, sizeof *given, "checkpoint", e->st) : NULL;
+    rng *generator = given ? mem_alloc((size_t)t->images, sizeof *generator, "checkpoint", e->st) : NULL;
+    bool ok = !count || (generator && get_start(t, f, given, count, generator, e));
+    mem_free(given);
+    mem_free(generator);
+    return ok;
+}
+
 static int checkpoint_read(trajectory *t, engine *e)
 {
     const char *name = e->request->checkpoint;
@@ -140,11 +171,52 @@ static int checkpoint_read(trajectory *t, engine *e)
     if (!f)
         return -1;
     head h, want = head_of(t, e, 0);
-    bool ok = state_get(f, &h, sizeof h) && of_this_run(&h, &want, name, e->st) && state_get(f, t->latents, per_image(t) * (size_t)t->images * 4);
+    bool ok = state_get(f, &h, sizeof h) && of_this_run(&h, &want, name, e->st) && skip_start(t, f, e) && state_get(f, t->latents, per_image(t) * (size_t)t->images * 4);
     for (int i = 0; ok && i < t->images; i++)
         ok = get_generator(f, &t->noise->image[i], name, e->st);
     ok = ok && (!t->sampler || sampler_restore(t->sampler, (int)h.next, (size_t)t->images, per_image(t), state_get, f, e->st));
     return state_close(f) && ok ? (int)h.next : -1;
+}
+
+static bool is_there(const engine *e) { return e->request->checkpoint && access(e->request->checkpoint, F_OK) == 0; }
+
+int checkpoint_stage(const engine *e, int stages)
+{
+    const char *name = e->request->checkpoint;
+    head h;
+    if (!is_there(e))
+        return 1;
+    state_file *f = state_open(name, MAGIC, e->st);
+    bool ok = f && state_get(f, &h, sizeof h);
+    if (f)
+        state_drop(f);
+    if (!ok)
+        return 0;
+    if (h.fact[STAGE] >= 1 && h.fact[STAGE] <= (uint64_t)stages)
+        return (int)h.fact[STAGE];
+    status_set(e->st, STATUS_BAD_FILE, "%s: is a checkpoint of stage %" PRIu64 ", this run has %d", name, h.fact[STAGE], stages);
+    return 0;
+}
+
+bool checkpoint_start(const trajectory *t, const engine *e, float *given, size_t count, rng *generator)
+{
+    const char *name = e->request->checkpoint;
+    head h, want = head_of(t, e, 0);
+    state_file *f = state_open(name, MAGIC, e->st);
+    bool ok = f && state_get(f, &h, sizeof h);
+    if (ok) {
+        want.fact[PROMPT] = h.fact[PROMPT]; /* may depend on what is given; trajectory_begin will see */
+        ok = of_this_run(&h, &want, name, e->st) && get_start(t, f, given, count, generator, e);
+    }
+    if (f)
+        state_drop(f);
+    return ok;
+}
+
+uint64_t trajectory_hash(const trajectory *t, const engine *e, uint64_t before)
+{
+    head h = head_of(t, e, t->first);
+    return hash_more(before, &h, sizeof h);
 }
 
 /* ---- latents from a file ---- */
@@ -242,7 +314,7 @@ int trajectory_begin(trajectory *t, engine *e)
 {
     const request *q = e->request;
     int first = t->first;
-    if (q->checkpoint && access(q->checkpoint, F_OK) == 0) {
+    if (!t->fresh && is_there(e)) {
         first = checkpoint_read(t, e);
     } else if (q->load_latents && !t->begun) {
         first = load_latents(t, e);

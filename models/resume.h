@@ -14,6 +14,14 @@
 #include "sampling/masked.h"
 #include "sampling/sampler.h"
 
+typedef struct stage_start {    /* of a further stage of a run, a cascade's second say: what it began from */
+    int number;                 /* 2, 3, ... */
+    uint64_t before;            /* of all that the stages before it are told: trajectory_hash, one into the next */
+    const float *given;         /* [count] what they handed over, besides latents; with count 0 nothing */
+    size_t count;
+    const rng *generator;       /* [images] as they stood then; of count 0 none */
+} stage_start;
+
 typedef struct trajectory {     /* what the next call depends on, besides the weights */
     sampler *sampler;           /* NULL: of tokens, whose schedule is `masked` */
     noise_source *noise;        /* open, nothing drawn yet */
@@ -27,6 +35,8 @@ typedef struct trajectory {     /* what the next call depends on, besides the we
     bool begun;                 /* the latents stand already (a picture's, another model's), and their numbers are drawn */
     int first, end;             /* calls; end 0: all */
     const char *prefix;         /* of the traces' names; NULL: none */
+    const stage_start *start;   /* NULL: the first, or only, stage */
+    bool fresh;                 /* this stage has just been reached: the checkpoint that is there is of the one before */
     void (*settle)(void *ctx, int next); /* what a pipeline does to the latents behind a call: after the trace, before they are kept; or NULL */
     void *ctx;
 } trajectory;
@@ -37,6 +47,13 @@ typedef struct trajectory {     /* what the next call depends on, besides the we
 int trajectory_begin(trajectory *t, engine *e);
 /* Call number `call` has been made. The checkpoint appears whole or stays what it was. */
 bool trajectory_after(trajectory *t, engine *e, int call);
+
+/* The stage in which the request's checkpoint stands, of so many; 1 where there is none. 0 with st set. */
+int checkpoint_stage(const engine *e, int stages);
+/* What that stage, whose trajectory t is but for its prompt, began from. generator: room for its images. */
+bool checkpoint_start(const trajectory *t, const engine *e, float *given, size_t count, rng *generator);
+/* One number for all that a stage is told, and those before it (0: none are). */
+uint64_t trajectory_hash(const trajectory *t, const engine *e, uint64_t before);
 
 /* One number for a model's weights and files: of a container its header, with every checksum in it; of a folder the headers, sizes and times of its
  * files. 0 is a number like any other. */

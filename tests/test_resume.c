@@ -187,6 +187,107 @@ Test(resume, kandinsky3, .init = make_folder, .fini = remove_folder)
     kill_everywhere(q, "kandinsky3 from a picture");
 }
 
+/* ---- runs of several stages: killed after every evaluation, in whichever stage that is ---- */
+
+typedef struct countdown {
+    int left;                   /* evaluations; the process dies before the next */
+} countdown;
+
+static void die_after(void *ctx, const char *stage, int done, int total)
+{
+    countdown *c = ctx;
+    if (strstr(stage, "denoise") && done < total && c->left-- == 0)
+        raise(SIGKILL);
+}
+
+static void run_for(const request *q, int evaluations)
+{
+    pid_t child = fork();
+    cr_assert(child >= 0);
+    if (child == 0) {
+        status st = STATUS_INIT;
+        result r = {0};
+        countdown c = {evaluations};
+        request mine = *q;
+        mine.progress = die_after;
+        mine.progress_ctx = &c;
+        source *s = open_fixture(&st);
+        if (s)
+            pipeline_generate(s, &mine, &r, &st);
+        fprintf(stderr, "%s\n", st.text);
+        _exit(9);
+    }
+    int how;
+    cr_assert_eq(waitpid(child, &how, 0), child);
+    cr_assert(WIFSIGNALED(how) && WTERMSIG(how) == SIGKILL, "after %d evaluations: the run ended by itself, status %d", evaluations, how);
+}
+
+/* Killed after n evaluations, after one more, then left alone. Every n was tried once; some of a long run are enough for every day. */
+static void kill_stages(request q, const char *what)
+{
+    result whole = run_whole(&q);
+    q.checkpoint = checkpoint;
+    for (int n = 1; n < whole.evaluations; n += n < 5 || n > whole.evaluations - 3 ? 1 : whole.evaluations / 5) {
+        run_for(&q, n);
+        if (n + 1 < whole.evaluations)
+            run_for(&q, 1);
+        int done = n + (n + 1 < whole.evaluations);
+        result rest = run_whole(&q);
+        cr_assert_eq(rest.evaluations, whole.evaluations - done, "%s: %d calls were left of %d, not %d", what, rest.evaluations, whole.evaluations, whole.evaluations - done);
+        cr_assert_eq(rest.first_call, done, "%s: it says that it went on from call %d, not %d", what, rest.first_call, done);
+        cr_assert(same_picture(&whole, &rest), "%s: another picture after %d evaluations", what, done);
+        result_free(&rest);
+        unlink(checkpoint);
+    }
+    result_free(&whole);
+}
+
+static source *open_named(const char *name)
+{
+    const char *kept = model_name;
+    model_name = name;
+    source *s = model();
+    model_name = kept;
+    return s;
+}
+
+/* Pixels, then pixels (50 steps), the second in the same folder; and the upscaler's latents behind them (75). */
+Test(resume, cascade, .init = make_folder, .fini = remove_folder)
+{
+    request q = request_for(NULL);
+    q.steps = 3;
+    q.batch_count = 2;
+    model_name = "if/models/both";
+    kill_stages(q, "cascade");
+}
+
+Test(resume, cascade_with_an_upscaler, .init = make_folder, .fini = remove_folder)
+{
+    source *third = open_named("if/models/upscaler");
+    request q = request_for(NULL);
+    q.steps = 2;
+    q.batch_count = 1;
+    q.cascade = (const source *const[]){third};
+    q.cascades = 1;
+    model_name = "if/models/first";
+    kill_stages(q, "cascade to an upscaler");
+    source_close(third);
+}
+
+Test(resume, refiner, .init = make_folder, .fini = remove_folder)
+{
+    source *refiner = open_named("sd/models/refiner");
+    static const char *const methods[] = {NULL, "heun", "dpm++2m_sde"};
+    for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
+        request q = request_for(methods[i]);
+        q.refiner = refiner;
+        q.refiner_start = 0.5;
+        model_name = "sd/models/xl";
+        kill_stages(q, "refiner");
+    }
+    source_close(refiner);
+}
+
 static status run_refused(const request *q)
 {
     status st = STATUS_INIT;
@@ -219,6 +320,33 @@ Test(resume, another_runs_checkpoint_is_refused, .init = make_folder, .fini = re
     }
     result rest = run_whole(&q);
     cr_assert_eq(rest.first_call, 2, "a refusal must leave the checkpoint as it was");
+    result_free(&rest);
+}
+
+/* In the second stage: what was told the first is the run's, too. */
+Test(resume, another_cascades_checkpoint_is_refused, .init = make_folder, .fini = remove_folder)
+{
+    request q = request_for(NULL);
+    q.steps = 3;
+    q.checkpoint = checkpoint;
+    model_name = "if/models/both";
+    run_for(&q, 5);
+    struct { const char *word; request q; } other[] = {{"before it", q}, {"before it", q}, {"before it", q}, {"batch count", q}};
+    other[0].q.prompt = "a red dog";
+    other[1].q.steps = 4;
+    other[2].q.guidance_scale = 3;
+    other[3].q.batch_count = 1;
+    for (size_t i = 0; i < sizeof other / sizeof *other; i++) {
+        status st = run_refused(&other[i].q);
+        cr_assert_eq(st.code, STATUS_BAD_FILE, "%zu: status %d", i, st.code);
+        cr_assert(strstr(st.text, other[i].word) && strstr(st.text, checkpoint), "'%s' does not say %s", st.text, other[i].word);
+    }
+    model_name = "if/models/first";   /* one stage alone */
+    status st = run_refused(&q);
+    cr_assert(st.code == STATUS_BAD_FILE && strstr(st.text, "stage 2"), "%s", st.text);
+    model_name = "if/models/both";
+    result rest = run_whole(&q);
+    cr_assert_eq(rest.first_call, 5, "a refusal must leave the checkpoint as it was");
     result_free(&rest);
 }
 

@@ -53,14 +53,14 @@ static void inputs_close(inputs *in)
 
 /* ---- previews ---- */
 
-static bool write_preview(void *ctx, int image, int step, const uint8_t *rgb, int width, int height, status *st)
+static bool write_preview(void *ctx, const char *stage, int image, int step, const uint8_t *rgb, int width, int height, status *st)
 {
     const options *o = ctx;
     char *name = picture_name(o->output, image, st), *slash = name ? strrchr(name, '/') : NULL, *dot = name ? strrchr(name, '.') : NULL;
     if (!name)
         return false;
     size_t stem = dot && (!slash || dot > slash + 1) && dot != name ? (size_t)(dot - name) : strlen(name);
-    char *path = mem_format(st, "%.*s_step_%d.png", (int)stem, name, step);
+    char *path = mem_format(st, "%.*s%s%s_step_%d.png", (int)stem, name, *stage ? "_" : "", stage, step);
     if (path)
         image_write_png(path, rgb, width, height, NULL, st);
     mem_free(path);

@@ -79,6 +79,9 @@ typedef void (*sampler_noise)(void *ctx, float *out, size_t n);
 bool sampler_step(sampler *s, int call, const float *model_output, float *x, size_t images, size_t per_image,
                   sampler_noise noise, void *ctx, status *st);
 
+/* What the model takes the picture behind x to be at this call, for onlookers: neither clipped nor thresholded. n floats. */
+void sampler_x0(const sampler *s, int call, const float *model_output, const float *x, float *out, size_t n);
+
 /* img2img. strength 0..1: the call to begin with, as the pipelines' get_timesteps: sampler_calls if nothing is left to
  * do (strength * steps < 1). Resets the trajectory. */
 int sampler_begin_at(sampler *s, double strength);

@@ -128,22 +128,28 @@ static void threshold(sampler *s, float *x0)
 
 /* Model outputs ---------------------------------------------------------------------------------------------------- */
 
-void solver_x0(sampler *s, int call, const float *model_output, const float *x, float *out)
+/* x = alpha * x0 + sigma * epsilon, by what the model was trained to say of it */
+static void undo_noise(const sampler *s, float alpha, float sigma, const float *model_output, const float *x, float *out, size_t n)
 {
-    vp p = vp_at(s->sigmas[call]);
-    for (size_t i = 0; i < s->n; i++) {
+    for (size_t i = 0; i < n; i++) {
         float m = model_output[i];
         switch (s->config.prediction_type) {
         case PREDICT_EPSILON:
-            out[i] = (x[i] - p.sigma * m) / p.alpha;
+            out[i] = (x[i] - sigma * m) / alpha;
             break;
         case PREDICT_SAMPLE:
             out[i] = m;
             break;
         default:
-            out[i] = p.alpha * x[i] - p.sigma * m;
+            out[i] = alpha * x[i] - sigma * m;
         }
     }
+}
+
+void solver_x0(sampler *s, int call, const float *model_output, const float *x, float *out)
+{
+    vp p = vp_at(s->sigmas[call]);
+    undo_noise(s, p.alpha, p.sigma, model_output, x, out, s->n);
     if (s->config.thresholding)
         threshold(s, out);
 }
@@ -175,20 +181,7 @@ void solver_epsilon(sampler *s, int call, const float *model_output, const float
 
 void discrete_x0(sampler *s, float alpha_cumprod, const float *model_output, const float *x, float *out)
 {
-    float alpha = sqrtf(alpha_cumprod), sigma = sqrtf(1 - alpha_cumprod);
-    for (size_t i = 0; i < s->n; i++) {
-        float m = model_output[i];
-        switch (s->config.prediction_type) {
-        case PREDICT_EPSILON:
-            out[i] = (x[i] - sigma * m) / alpha;
-            break;
-        case PREDICT_SAMPLE:
-            out[i] = m;
-            break;
-        default:
-            out[i] = alpha * x[i] - sigma * m;
-        }
-    }
+    undo_noise(s, sqrtf(alpha_cumprod), sqrtf(1 - alpha_cumprod), model_output, x, out, s->n);
     if (s->config.thresholding) {
         threshold(s, out);
     } else if (s->config.clip_sample) {
@@ -228,4 +221,16 @@ float sigma_x0(const sampler *s, float sigma, float model_output, float x)
         return model_output * (-sigma / sqrtf(square)) + x / square;
     }
     }
+}
+
+void sampler_x0(const sampler *s, int call, const float *model_output, const float *x, float *out, size_t n)
+{
+    if (s->row->ops->level == LEVEL_SIGMAS_EDM) {
+        for (size_t i = 0; i < n; i++)
+            out[i] = sigma_x0(s, s->sigmas[call], model_output[i], x[i]);
+        return;
+    }
+    float a = s->row->ops->level == LEVEL_ALPHAS ? schedule_alpha(s, (int)s->timesteps[call]) : 0;
+    vp p = s->row->ops->level == LEVEL_ALPHAS ? (vp){.alpha = sqrtf(a), .sigma = sqrtf(1 - a)} : vp_at(s->sigmas[call]);
+    undo_noise(s, p.alpha, p.sigma, model_output, x, out, n);
 }

@@ -119,6 +119,8 @@ bool state_get(void *file, void *data, size_t bytes)
     return true;
 }
 
+void state_drop(state_file *f) { release(f); }
+
 bool state_close(state_file *f)
 {
     bool ok = status_ok(f->st) && (f->at == f->end || status_set(f->st, STATUS_BAD_FILE, "%s: is longer than what it should hold", io_name(f->in)));

@@ -21,6 +21,7 @@ bool state_commit(state_file *f); /* frees f; on an earlier error nothing appear
 /* Malformed, damaged or of another magic: NULL with st STATUS_BAD_FILE. */
 state_file *state_open(const char *path, const char *magic, status *st);
 bool state_get(void *file, void *data, size_t bytes); /* in the order they were put; more than there is: STATUS_BAD_FILE */
+void state_drop(state_file *f);   /* frees f, whatever is unread */
 bool state_close(state_file *f);  /* frees f; STATUS_BAD_FILE where something was left unread */
 
 #endif
