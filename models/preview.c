@@ -60,7 +60,7 @@ static bool has_tiny(const preview *v) { return v->tiny && v->e->request->tiny; 
 static bool know_map(preview *v)
 {
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (v->channels == 4 && !v->decoder->codes && fabsf(v->decoder->scaling_factor - known[i].scaling_factor) < 1e-6f) {
+        if (v->channels == 4 && !v->decoder->codes && !v->decoder->normed && fabsf(v->decoder->scaling_factor - known[i].scaling_factor) < 1e-6f) {
             v->map = known[i].map;
             return true;
         }
