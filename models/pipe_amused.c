@@ -102,11 +102,8 @@ static bool choose_steps(amused *p)
 
 static bool check_pictures(amused *p)
 {
-    const request *q = p->e.request;
-    p->painting = q->mask != NULL;
-    if (q->refiner)
-        return status_set(p->e.st, STATUS_USAGE, "--refiner: %s hands nothing over", p->e.source->path);
-    return begins_once(q, p->e.st);
+    p->painting = p->e.request->mask != NULL;
+    return begins_once(p->e.request, p->e.st);
 }
 
 static bool choose_prompts(amused *p)
@@ -346,7 +343,7 @@ static void amused_close(void *self)
 }
 
 #define VARIANT(variant, is_muse)                                                                                                               \
-    const pipeline_row pipeline_##variant = {.name = #variant, .takes = TAKES_PICTURES | TAKES_TEMPERATURE, .many = true,                       \
+    const pipeline_row pipeline_##variant = {.name = #variant, .takes = TAKES_PICTURES | TAKES_TEMPERATURE | TAKES_CLIP_SKIP | TAKES_LENGTHS, .many = true,                       \
                                              .kind = &(const bool){is_muse}, .bytes = sizeof(amused), .plan = amused_plan,                      \
                                              .describe = amused_describe, .denoise = amused_run, .finish = amused_finish,                       \
                                              .plan_text = amused_plan_text, .encode = amused_encode, .decode = amused_decode,                   \

@@ -89,8 +89,8 @@ static bool check_request(const cascade *c, const request *q, bool planning)
 {
     const cascade_stage *s = &c->stage[0];
     status *st = c->e.st;
-    if (q->refiner || (q->mask && s->enlarges))
-        return status_set(st, STATUS_USAGE, "%s: %s does not take it", q->refiner ? "--refiner" : "--mask", s->e.source->path);
+    if (q->mask && s->enlarges)
+        return status_set(st, STATUS_USAGE, "--mask: %s does not take it", s->e.source->path);
     if (!begins_once(q, st))
         return false;
     if (s->enlarges && !q->init && !planning)
@@ -490,6 +490,6 @@ static void cascade_close(void *self)
         source_close(c->part[i]);
 }
 
-const pipeline_row pipeline_cascade = {.name = "cascade", .takes = TAKES_PICTURES | TAKES_STAGES, .many = true, .bytes = sizeof(cascade),
+const pipeline_row pipeline_cascade = {.name = "cascade", .takes = TAKES_PICTURES | TAKES_STAGES | TAKES_LENGTHS, .many = true, .bytes = sizeof(cascade),
                                        .plan = cascade_plan, .describe = cascade_describe, .denoise = cascade_run, .finish = cascade_finish,
                                        .plan_text = cascade_plan_text, .encode = cascade_encode, .decode = cascade_decode, .close = cascade_close};

@@ -101,9 +101,8 @@ static bool choose_calls(kandinsky3 *p)
 static bool check_request(const kandinsky3 *p)
 {
     const request *q = p->e.request;
-    const char *other = q->mask ? "--mask" : q->refiner ? "--refiner" : NULL;
-    if (other)
-        return status_set(p->e.st, STATUS_USAGE, "%s: %s makes pictures from text and from pictures alone", other, p->e.source->path);
+    if (q->mask)
+        return status_set(p->e.st, STATUS_USAGE, "--mask: %s makes pictures from text and from pictures alone", p->e.source->path);
     if (q->null_embedding && !source_lacks_weights(p->e.source, "unet") && !source_find(p->e.source, "unet", kandinsky3_null))
         return status_set(p->e.st, STATUS_USAGE, "--null-embedding: %s holds no tensor unet/%s", p->e.source->path, kandinsky3_null);
     return begins_once(q, p->e.st);
@@ -433,6 +432,6 @@ static void kandinsky3_close(void *self)
         mem_free(all[i]);
 }
 
-const pipeline_row pipeline_kandinsky3 = {.name = "kandinsky3", .takes = TAKES_PICTURES | TAKES_NULL_EMBEDDING, .many = true, .bytes = sizeof(kandinsky3),
+const pipeline_row pipeline_kandinsky3 = {.name = "kandinsky3", .takes = TAKES_PICTURES | TAKES_NULL_EMBEDDING | TAKES_LENGTHS, .many = true, .bytes = sizeof(kandinsky3),
                                           .plan = kandinsky3_plan, .describe = kandinsky3_describe, .denoise = kandinsky3_run, .finish = kandinsky3_finish,
                                           .plan_text = kandinsky3_plan_text, .encode = kandinsky3_encode, .decode = kandinsky3_decode, .close = kandinsky3_close};

@@ -336,7 +336,7 @@ static void pixart_close(void *self)
 }
 
 #define VARIANT(variant, is_sigma)                                                                                                              \
-    const pipeline_row pipeline_##variant = {.name = #variant, .many = true, .kind = &(const bool){is_sigma}, .bytes = sizeof(pixart),          \
+    const pipeline_row pipeline_##variant = {.name = #variant, .takes = TAKES_TINY | TAKES_LENGTHS, .many = true, .kind = &(const bool){is_sigma}, .bytes = sizeof(pixart),          \
                                              .plan = pixart_plan, .describe = pixart_describe, .denoise = pixart_run,                   \
                                              .finish = pixart_finish, .plan_text = pixart_plan_text, .encode = pixart_encode,                   \
                                              .decode = pixart_decode, .close = pixart_close};

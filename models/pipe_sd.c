@@ -335,12 +335,12 @@ static void sd_close(void *self)
     engine_close(&m->refiner.e);
 }
 
-#define VARIANT(variant, sort)                                                                                                                  \
-    const pipeline_row pipeline_##variant = {.name = #variant, .takes = TAKES_PICTURES, .many = true, .kind = &sort, .bytes = sizeof(both),     \
+#define VARIANT(variant, sort, also)                                                                                                                  \
+    const pipeline_row pipeline_##variant = {.name = #variant, .takes = TAKES_PICTURES | TAKES_TINY | (also), .many = true, .kind = &sort, .bytes = sizeof(both),     \
                                              .plan = sd_plan, .describe = sd_describe, .denoise = sd_run, .finish = sd_finish,                  \
                                              .plan_text = sd_plan_text, .encode = sd_encode, .decode = sd_decode, .close = sd_close};
 
-VARIANT(sd, sd_classic)
-VARIANT(sd_lcm, sd_lcm)
-VARIANT(sd_ldm, sd_ldm)
-VARIANT(sd_xl, sd_xl)
+VARIANT(sd, sd_classic, TAKES_CLIP_SKIP | TAKES_RESCALING)
+VARIANT(sd_lcm, sd_lcm, TAKES_CLIP_SKIP)
+VARIANT(sd_ldm, sd_ldm, 0)
+VARIANT(sd_xl, sd_xl, TAKES_CLIP_SKIP | TAKES_RESCALING | TAKES_REFINERS)

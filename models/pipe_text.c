@@ -93,11 +93,11 @@ static void text_close(void *self)
         p->kind->close(&p->text);
 }
 
-#define ROW(sort)                                                                                                                               \
-    const pipeline_row pipeline_##sort = {.name = #sort, .alone = "a text encoder alone; it can be used with encode, plan and quantize",        \
+#define ROW(sort, also)                                                                                                                           \
+    const pipeline_row pipeline_##sort = {.name = #sort, .takes = also, .alone = "a text encoder alone; it can be used with encode, plan and quantize",        \
                                           .many = true, .kind = &kind_##sort, .bytes = sizeof(lone_text), .plan = text_plan,                    \
                                           .describe = text_describe, .plan_text = text_plan_alone, .encode = text_encode, .close = text_close};
 
-ROW(clip)
-ROW(ldmbert)
-ROW(t5)
+ROW(clip, TAKES_CLIP_SKIP)
+ROW(ldmbert, 0)
+ROW(t5, TAKES_LENGTHS)

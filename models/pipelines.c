@@ -107,16 +107,29 @@ static uint64_t bytes_read(const source *src)
     return n;
 }
 
+/* Nothing that was asked for is passed over in silence. */
 static bool takes_all(const pipeline_row *row, const source *src, const request *q, status *st)
 {
-    const char *given = row->takes & TAKES_PICTURES ? NULL : q->init ? "--init-img" : q->mask ? "--mask" : q->refiner ? "--refiner" : NULL;
-    if (q->temperature_given && !(row->takes & TAKES_TEMPERATURE))
-        return status_set(st, STATUS_USAGE, "--temperature: %s draws no tokens", src->path);
-    if (q->cascades && !(row->takes & TAKES_STAGES))
-        return status_set(st, STATUS_USAGE, "--cascade: %s is no first stage of one", src->path);
-    if (q->null_embedding && !(row->takes & TAKES_NULL_EMBEDDING))
-        return status_set(st, STATUS_USAGE, "--null-embedding: %s knows none; Kandinsky 3 may", src->path);
-    return !given || status_set(st, STATUS_USAGE, "%s: %s makes pictures from text alone", given, src->path);
+    const struct {
+        bool given;
+        unsigned needs;
+        const char *option, *why;
+    } asked[] = {
+        {q->init != NULL, TAKES_PICTURES, "--init-img", "makes pictures from text alone"},
+        {q->mask != NULL, TAKES_PICTURES, "--mask", "makes pictures from text alone"},
+        {q->temperature_given, TAKES_TEMPERATURE, "--temperature", "draws no tokens"},
+        {q->cascades > 0, TAKES_STAGES, "--cascade", "is no first stage of one"},
+        {q->null_embedding, TAKES_NULL_EMBEDDING, "--null-embedding", "knows none; Kandinsky 3 may"},
+        {q->refiner != NULL, TAKES_REFINERS, "--refiner", "hands nothing over; Stable Diffusion XL does"},
+        {q->guidance_rescale > 0, TAKES_RESCALING, "--guidance-rescale", "does not rescale its guidance; Stable Diffusion does"},
+        {q->tiny != NULL, TAKES_TINY, "--taesd", "has a decoder that it cannot stand in for; it can in Stable Diffusion and PixArt"},
+        {q->clip_skip > 0, TAKES_CLIP_SKIP, "--clip-skip", "has no CLIP text encoder whose layer could be chosen"},
+        {q->max_sequence_length > 0, TAKES_LENGTHS, "--max-sequence-length", "has a text encoder of one length"},
+    };
+    for (size_t i = 0; i < sizeof asked / sizeof *asked; i++)
+        if (asked[i].given && !(row->takes & asked[i].needs))
+            return status_set(st, STATUS_USAGE, "%s: %s %s", asked[i].option, src->path, asked[i].why);
+    return true;
 }
 
 /* The pipeline's structure, which begins with its engine; NULL with st set. */
@@ -191,7 +204,7 @@ bool pipeline_encode(const source *src, const request *q, trace *to, result *out
     uint64_t before = bytes_read(src);
     double t0 = now_seconds();
     const pipeline_row *row = row_of(src, st);
-    engine *e = row && offers(row, row->encode != NULL, src, st) ? open_run(row, src, q, out, st) : NULL;
+    engine *e = row && takes_all(row, src, q, st) && offers(row, row->encode != NULL, src, st) ? open_run(row, src, q, out, st) : NULL;
     bool ok = e && row->plan_text(e, row->kind);
     double t1 = now_seconds();
     ok = ok && row->encode(e, to, to || q->store || q->cache);

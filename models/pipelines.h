@@ -13,8 +13,18 @@
 
 #include "models/stage.h"
 
-/* What a pipeline takes besides text. */
-enum { TAKES_PICTURES = 1 /* and masks, refiners, or it says itself why not */, TAKES_TEMPERATURE = 2, TAKES_STAGES = 4, TAKES_NULL_EMBEDDING = 8 };
+/* What a pipeline takes besides text: an option of a kind that it does not take is refused. */
+enum {
+    TAKES_PICTURES = 1 << 0,       /* and masks, or it says itself why not */
+    TAKES_TEMPERATURE = 1 << 1,
+    TAKES_STAGES = 1 << 2,
+    TAKES_NULL_EMBEDDING = 1 << 3,
+    TAKES_REFINERS = 1 << 4,
+    TAKES_RESCALING = 1 << 5,      /* of guidance */
+    TAKES_TINY = 1 << 6,           /* an AutoencoderTiny in place of its decoder */
+    TAKES_CLIP_SKIP = 1 << 7,
+    TAKES_LENGTHS = 1 << 8         /* of prompts */
+};
 
 typedef struct pipeline_row {
     const char *name;

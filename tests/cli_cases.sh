@@ -927,6 +927,21 @@ try 'strength out of range' sd_bad 2 strength -- -i "$picture" --strength 1.5
 try 'size between multiples' sd_bad 2 30x32 32x32 -- -W 30 -H 32
 try 'clip skip too deep' sd_bad 2 clip-skip -- --clip-skip 9
 try 'refiner missing' sd_bad 3 nowhere -- --refiner nowhere
+not_taken() { # OPTION WORDS -- MODEL ARGUMENTS: that pipeline has no use for the option, and says so
+    option=$1 words=$2; shift 3; model=$1; shift
+    refused 2 "$option" "$words" -- generate -m "$model" -p fox --steps 2 -q -o out.png "$@"
+}
+try 'not taken: rescaled guidance' not_taken guidance-rescale 'Stable Diffusion does' -- "$S" --guidance-rescale 0.5
+try 'not taken: rescaled guidance, Kandinsky 3' not_taken guidance-rescale 'Stable Diffusion does' -- "$K/four" --guidance-rescale 0.5
+try 'not taken: a layer of CLIP' not_taken clip-skip 'no CLIP' -- "$S" --clip-skip 2
+try 'not taken: a layer of CLIP, encode' refused 2 clip-skip 'no CLIP' -- encode -m "$S" -p fox -o e.safetensors --clip-skip 2
+try 'not taken: a length of prompts' not_taken max-sequence-length 'one length' -- "$D/models/classic" --max-sequence-length 20
+try 'not taken: a refiner' not_taken refiner 'XL does' -- "$D/models/classic" --refiner "$D/models/refiner"
+try 'not taken: an AutoencoderTiny' not_taken taesd 'stand in' -- "$K/four" --taesd "$E/usual"
+try 'not taken: strength without a picture' sd_bad 2 strength 'init-img' -- --strength 0.5
+try 'not taken: a start of no refiner' sd_bad 2 refiner-start '--refiner,' -- --refiner-start 0.5
+try 'not taken: previews of no AutoencoderTiny' sd_bad 2 taesd-preview-only '--taesd,' -- --taesd-preview-only
+try 'not taken: a prompt beside tokens' refused 2 tokens 'one of them' -- generate -m "$S" -p fox --tokens 5 -q -o out.png
 try 'refiner with nothing to do' refused 2 refiner-start -- generate -m "$D/models/xl" -p fox --steps 3 -q -o out.png --refiner "$D/models/refiner" --refiner-start 1
 try 'previews' sd_previews
 try 'previews through an AutoencoderTiny' tiny_previews

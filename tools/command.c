@@ -137,19 +137,38 @@ void cascade_close(request *q)
     q->cascades = 0;
 }
 
+/* What says something of another option, which is not there, would be passed over in silence. */
+static bool in_company(const options *o, status *st)
+{
+    const struct {
+        bool given, needed;
+        const char *option, *of;
+    } pairs[] = {
+        {!isnan(o->strength), o->init_img || o->mask, "--strength", "--init-img"},
+        {!isnan(o->refiner_start), o->refiner, "--refiner-start", "--refiner"},
+        {o->taesd_preview_only, o->taesd, "--taesd-preview-only", "--taesd"},
+        {o->tokens > 0 && o->prompt, false, "--tokens", NULL},
+    };
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
+        if (pairs[i].given && !pairs[i].needed)
+            return pairs[i].of ? status_set(st, STATUS_USAGE, "%s: is of %s, which is not given", pairs[i].option, pairs[i].of)
+                               : status_set(st, STATUS_USAGE, "%s: stands in place of a prompt, and there is one; give one of them", pairs[i].option);
+    return true;
+}
+
 bool make_request(const options *o, progress *p, request *q, status *st)
 {
     *q = (request){
         .prompt = o->prompt, .negative_prompt = o->negative_prompt, .width = o->width, .height = o->height, .steps = o->steps,
         .guidance_scale = o->guidance_scale, .guidance_rescale = o->guidance_rescale, .strength = o->strength, .temperature = o->temperature, .temperature_given = !isnan(o->temperature), .clip_skip = o->clip_skip,
-        .refiner_start = o->refiner_start, .null_embedding = o->null_embedding, .sampling_method = o->sampling_method, .scheduler = o->scheduler, .seed = o->seed,
+        .refiner_start = isnan(o->refiner_start) ? 0.8 : o->refiner_start, .null_embedding = o->null_embedding, .sampling_method = o->sampling_method, .scheduler = o->scheduler, .seed = o->seed,
         .batch_count = o->batch_count, .max_sequence_length = o->max_sequence_length, .tokens = o->tokens,
         .precision = strcmp(o->precision, "f32") == 0 ? PRECISION_F32 : PRECISION_AUTO, .kernels = o->kernels,
         .threads = o->threads, .budget_bytes = o->budget_bytes, .scratch = o->scratch,
         .embeddings = o->embeddings, .cache = o->command->bit == GENERATE && !o->no_cache, .load_latents = o->load_latents, .checkpoint = o->checkpoint,
         .progress = p ? progress_show : NULL, .progress_ctx = p,
     };
-    return known_kernels(o->kernels, st) && known_sampler(o->sampling_method, st);
+    return known_kernels(o->kernels, st) && known_sampler(o->sampling_method, st) && in_company(o, st);
 }
 
 char *picture_name(const char *first, int k, status *st)

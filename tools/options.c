@@ -368,7 +368,7 @@ static bool parse_letters(options *o, int argc, char **argv, int *i, status *st)
 
 bool options_parse(options *o, const command *c, int argc, char **argv, status *st)
 {
-    *o = (options){.command = c, .batch_count = 1, .guidance_scale = NAN, .seconds = 0.2, .strength = NAN, .temperature = NAN, .refiner_start = 0.8, .seed = 42, .type = c->bit == QUANTIZE ? "q4" : NULL, .precision = "auto"};
+    *o = (options){.command = c, .batch_count = 1, .guidance_scale = NAN, .seconds = 0.2, .strength = NAN, .temperature = NAN, .refiner_start = NAN, .seed = 42, .type = c->bit == QUANTIZE ? "q4" : NULL, .precision = "auto"};
     size_t room = (size_t)argc;
     o->memory = mem_alloc(4 * room, sizeof *o->memory, "options", st);
     if (!o->memory)
