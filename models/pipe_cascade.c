@@ -455,12 +455,9 @@ static bool cascade_plan_text(void *self, const void *kind)
 static bool cascade_encode(void *self, trace *to, bool wanted)
 {
     cascade *c = self;
-    text_stage *t = &c->text.text;
     if (!wanted)
         return true;
-    if (!c->text_planned)
-        return c->stage[0].kind->encode(&c->stage[0], to);
-    return text_stage_run(t) && text_stage_trace(t, to, NULL, t->tokens.count, true, c->e.st);
+    return c->text_planned ? text_stage_encode(&c->text.text, to) : c->stage[0].kind->encode(&c->stage[0], to);
 }
 
 /* Latents are the last stage's. */

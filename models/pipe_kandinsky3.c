@@ -405,8 +405,7 @@ static bool kandinsky3_plan_text(void *self, const void *kind)
 
 static bool kandinsky3_encode(void *self, trace *to, bool wanted)
 {
-    text_stage *t = &((kandinsky3 *)self)->text_encoder.text;
-    return !wanted || (text_stage_run(t) && text_stage_trace(t, to, NULL, t->tokens.count, true, t->e->st));
+    return !wanted || text_stage_encode(&((kandinsky3 *)self)->text_encoder.text, to);
 }
 
 static bool kandinsky3_decode(void *self, const void *kind, const float *latents, const int64_t shape[4])

@@ -204,6 +204,19 @@ void resize_and_crop(const float *image, int h, int w, float *out, int height, i
                    tmp + ((size_t)c * (size_t)big_h + (size_t)(y + top)) * (size_t)big_w + left, (size_t)width * 4);
 }
 
+uint8_t picture_byte(float x)
+{
+    x = x / 2 + 0.5f;
+    return x > 0 ? (uint8_t)lrintf((x < 1 ? x : 1) * 255) : 0;
+}
+
+void rgb_of_planes(const float *image, size_t area, uint8_t *rgb)
+{
+    for (size_t c = 0; c < 3; c++)
+        for (size_t p = 0; p < area; p++)
+            rgb[p * 3 + c] = picture_byte(image[c * area + p]);
+}
+
 static bool to_rgb(const float *image, int images, int height, int width, result *out, status *st)
 {
     size_t area = (size_t)height * (size_t)width;
@@ -214,13 +227,7 @@ static bool to_rgb(const float *image, int images, int height, int width, result
     out->width = width;
     out->height = height;
     for (size_t i = 0; i < (size_t)images; i++)
-        for (size_t c = 0; c < 3; c++)
-            for (size_t p = 0; p < area; p++) {
-                float v = image[(i * 3 + c) * area + p] / 2 + 0.5f;
-                if (!(v >= 0))
-                    v = 0; /* NaN too: a picture is never undefined */
-                out->rgb[(i * area + p) * 3 + c] = (uint8_t)lrintf((v > 1 ? 1 : v) * 255);
-            }
+        rgb_of_planes(image + i * 3 * area, area, out->rgb + i * 3 * area);
     return true;
 }
 

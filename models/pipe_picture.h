@@ -30,6 +30,10 @@ bool vae_decode_latents(vae_stage *v, engine *e, const char *component, const fl
 /* diffusers' resize_and_crop_tensor: bilinear (no antialias, half-pixel centres) to cover, then the middle. [3, h, w] -> [3, height, width]; out is the caller's. */
 void resize_and_crop(const float *image, int h, int w, float *out, int height, int width, float *tmp);
 size_t resize_floats(int h, int w, int height, int width); /* of tmp */
+/* -1..1 to 0..255; what lies beyond is cut, and NaN is black: a picture is never undefined */
+uint8_t picture_byte(float x);
+/* [3, area] in -1..1 to bytes [area, 3] */
+void rgb_of_planes(const float *image, size_t area, uint8_t *rgb);
 /* [images, 3, h, w] in -1..1 to the trace, and as bytes to result.rgb */
 bool finish_pictures(const engine *e, const float *image, int images, int height, int width);
 

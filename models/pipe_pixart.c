@@ -309,8 +309,7 @@ static bool pixart_plan_text(void *self, const void *kind)
 
 static bool pixart_encode(void *self, trace *to, bool wanted)
 {
-    text_stage *t = &((pixart *)self)->text.text;
-    return !wanted || (text_stage_run(t) && text_stage_trace(t, to, NULL, t->tokens.count, true, t->e->st));
+    return !wanted || text_stage_encode(&((pixart *)self)->text.text, to);
 }
 
 static bool pixart_decode(void *self, const void *kind, const float *latents, const int64_t shape[4])

@@ -204,13 +204,12 @@ static bool solve(double a[MOST][MOST], double b[MOST][3], int n)
 /* By the normal equations; the constant is the last unknown. */
 bool colour_map_fit(colour_map *m, const float *latents, const float *colours, int count, int channels)
 {
-    static const double one = 1;
     double a[MOST][MOST] = {{0}}, b[MOST][3] = {{0}};
     for (int k = 0; k < count; k++)
         for (int i = 0; i <= channels; i++) {
-            double x = i < channels ? (double)latents[k * channels + i] : one;
+            double x = i < channels ? (double)latents[k * channels + i] : 1;
             for (int j = 0; j <= channels; j++)
-                a[i][j] += x * (j < channels ? (double)latents[k * channels + j] : one);
+                a[i][j] += x * (j < channels ? (double)latents[k * channels + j] : 1);
             for (int c = 0; c < 3; c++)
                 b[i][c] += x * (double)colours[3 * k + c];
         }
@@ -311,18 +310,6 @@ void preview_predict(preview *v, const sampler *s, int call, const float *output
         sampler_x0(s, call, output, latents, guess, per_image(v) * (size_t)v->images);
 }
 
-static uint8_t byte_of(float x)
-{
-    x = x / 2 + 0.5f;
-    return x > 0 ? (uint8_t)lrintf((x < 1 ? x : 1) * 255) : 0; /* NaN: black */
-}
-
-static void paint_decoded(const float *picture, size_t area, uint8_t *rgb)
-{
-    for (size_t i = 0; i < area * 3; i++)
-        rgb[i] = byte_of(picture[i % 3 * area + i / 3]);
-}
-
 static void paint_colours(const preview *v, const float *latents, uint8_t *rgb)
 {
     size_t area = (size_t)v->height * (size_t)v->width;
@@ -330,7 +317,7 @@ static void paint_colours(const preview *v, const float *latents, uint8_t *rgb)
         float x = v->map.plus[k % 3];
         for (size_t c = 0; c < (size_t)v->channels; c++)
             x += v->map.by[c][k % 3] * latents[c * area + k / 3];
-        rgb[k] = byte_of(x);
+        rgb[k] = picture_byte(x);
     }
 }
 
@@ -344,10 +331,10 @@ static bool show_one(preview *v, int image, int step, const float *latents)
     uint8_t *rgb = mem_alloc(area, 3, "preview", st);
     float *picture = decoded && rgb ? mem_alloc(area * 3, 4, "preview", st) : NULL;
     bool ok = status_ok(st) && (!decoded || vae_stage_picture(&v->show, latents, picture));
-    if (ok && v->way != PREVIEW_DECODED && v->way != PREVIEW_PIXELS)
+    if (ok && !decoded && v->way != PREVIEW_PIXELS)
         paint_colours(v, latents, rgb);
     else if (ok)
-        paint_decoded(decoded ? picture : latents, area, rgb);
+        rgb_of_planes(decoded ? picture : latents, area, rgb);
     ok = ok && q->preview(q->preview_ctx, v->stage ? v->stage : "", image, step, rgb, width, height, st);
     mem_free(rgb);
     mem_free(picture);

@@ -410,3 +410,8 @@ bool text_stage_trace(const text_stage *t, trace *out, const int *which, int row
     mem_free(real);
     return ok;
 }
+
+bool text_stage_encode(text_stage *t, trace *out)
+{
+    return text_stage_run(t) && text_stage_trace(t, out, NULL, t->tokens.count, true, t->e->st);
+}

@@ -69,6 +69,8 @@ void text_stage_close(text_stage *t);   /* tokens included */
 /* text.NAME [rows, longest, width], row i being prompt which[i] (NULL: i), and where `mask` mask.NAME [rows, longest]; padded with zeros. text.NAME.pooled
  * [rows, pooled_width] where there is one. */
 bool text_stage_trace(const text_stage *t, trace *out, const int *which, int rows, bool mask, status *st);
+/* `encode`: runs it, and all prompts with their masks go to the trace. */
+bool text_stage_encode(text_stage *t, trace *out);
 /* Hash of what the prompts were: tokens, or embeddings that were given. */
 uint64_t text_stage_hash(const text_stage *t);
 
