@@ -24,8 +24,6 @@ static double seconds_of(const op_shape *shape, const kernels *k, threads *pool,
     return r.took.cpu / threads_count(pool);
 }
 
-static double most(double a, double b) { return a > b ? a : b; }
-
 static double weights_of(const op_shape *s) { return (double)s->in * s->out * (s->op == OP_CONV ? 9 : 1); }
 
 /* Two sizes tell the multiplying, which grows with the tokens, from the decoding, which does not: t = weights w + operations o. */
@@ -88,7 +86,7 @@ static void fit_convolution(machine_rates *m, const kernels *k, threads *pool, s
         rows[i] = pixels * 9 * c / product_group_rows(&(matrix_shape){c, 9, c}, true);
     }
     m->convolution = (t[0] * rows[1] - t[1] * rows[0]) / (operations[0] * rows[1] - operations[1] * rows[0]);
-    m->tap = most(0, (t[1] - m->convolution * operations[1]) / rows[1]);
+    m->tap = fmax(0, (t[1] - m->convolution * operations[1]) / rows[1]);
 }
 
 static bool measure(const kernels *k, threads *pool, bool f32, machine_rates *out, status *st)
@@ -195,17 +193,25 @@ static double seconds_of_small_reads(io *file, status *st)
     return (seconds_now() - began) / READS;
 }
 
+static double beyond(double seconds, double bytes, double byte) { return fmax(0, seconds - bytes * byte); }
+
+/* A large request and a small one, seconds each: those of a byte, and what each request takes besides. */
+static void fit_requests(double large, double large_bytes, double small, double small_bytes, double *request, double *byte)
+{
+    *byte = large > small ? (large - small) / (large_bytes - small_bytes) : large / large_bytes;
+    *request = beyond(small, small_bytes, *byte);
+}
+
 bool rates_of_reading(io *file, machine_rates *out, status *st)
 {
     enum { LARGE = 1 << 20, SMALL = 64 << 10 };
     static const double SECONDS = 0.1;
-    double large = LARGE / (1e9 * rate_disk(file, LARGE, 4, true, SECONDS, st)), small = SMALL / (1e9 * rate_disk(file, SMALL, 4, true, SECONDS, st));
-    double alone = SMALL / (1e9 * rate_disk(file, SMALL, 1, true, SECONDS, st)), pages = LARGE / (1e9 * rate_disk(file, LARGE, 4, false, SECONDS, st));
+    double large = LARGE / (1e9 * rate_disk(file, LARGE, MOST_READERS, true, SECONDS, st)), small = SMALL / (1e9 * rate_disk(file, SMALL, MOST_READERS, true, SECONDS, st));
+    double alone = SMALL / (1e9 * rate_disk(file, SMALL, 1, true, SECONDS, st)), pages = LARGE / (1e9 * rate_disk(file, LARGE, MOST_READERS, false, SECONDS, st));
     if (!status_ok(st) || !isfinite(large + small + alone + pages))
         return status_ok(st);
-    out->read_byte = large > small ? (large - small) / (LARGE - SMALL) : large / LARGE;
-    out->read_request = small > SMALL * out->read_byte ? small - SMALL * out->read_byte : 0;
-    out->read_alone = alone > SMALL * out->read_byte ? alone - SMALL * out->read_byte : 0;
+    fit_requests(large, LARGE, small, SMALL, &out->read_request, &out->read_byte);
+    out->read_alone = beyond(alone, SMALL, out->read_byte);
     out->read_vector = seconds_of_small_reads(file, st);
     out->read_byte_small = pages > out->read_request ? (pages - out->read_request) / LARGE : out->read_byte;
     return true;
@@ -218,7 +224,6 @@ bool rates_of_scratch(const char *folder, machine_rates *out, status *st)
     double large = LARGE / (1e9 * rate_scratch(folder, LARGE, SECONDS, st)), small = SMALL / (1e9 * rate_scratch(folder, SMALL, SECONDS, st));
     if (!status_ok(st))
         return false;
-    out->scratch_byte = large > small ? (large - small) / (LARGE - SMALL) : large / LARGE;
-    out->scratch_request = most(0, small - SMALL * out->scratch_byte);
+    fit_requests(large, LARGE, small, SMALL, &out->scratch_request, &out->scratch_byte);
     return true;
 }

@@ -7,7 +7,6 @@
 #include "base/threads.h"
 #include "simd/kernels.h"
 #include "simd/peaks.h"
-#include "base/threads.h"
 #include "weights/io.h"
 
 /* What an op can be bound by: a core's peaks, then ways to go through memory. */

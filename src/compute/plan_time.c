@@ -1,11 +1,11 @@
 #include "compute/plan_time.h"
 
+#include <math.h>
+
 #include "base/mem.h"
 #include "compute/op_matrix.h"
 #include "quant/types.h"
 #include "weights/stream_units.h"
-
-enum { READERS = 4, MAPPED_UNIT = 4 << 20, MAPPED_AHEAD = 32, VECTORS_AT_ONCE = 256 << 10 };
 
 typedef struct place {        /* of a unit that was read, or will have been at `ready` */
     size_t start, bytes;      /* in the ring; bytes 0: elsewhere */
@@ -22,7 +22,8 @@ typedef struct timeline {
     unit_list units;
     /* the readers */
     int pass, next;           /* what is read next */
-    double done[READERS];     /* when the last ones are */
+    int readers;
+    double done[MOST_READERS]; /* when the last ones are */
     uint64_t reads;
     ring_space ring;
     place *queue;             /* [room], the oldest at first % room; the first `held` go back at the next unit, or at a region's end */
@@ -31,8 +32,6 @@ typedef struct timeline {
     /* the one who computes */
     double now;
 } timeline;
-
-static double most(double a, double b) { return a > b ? a : b; }
 
 /* ---- the readers ---- */
 
@@ -66,9 +65,10 @@ static void read_ahead(timeline *t, double now)
         size_t slot = unit_slot_bytes(u), takes = t->how->mapped || u->pinned ? 0 : slot, start = 0;
         if (takes && !ring_find(&t->ring, takes, &start) && t->queued > t->held)
             return;
-        double last = t->reads ? t->done[(t->reads - 1) % READERS] : 0, begun = most(now, t->reads >= READERS ? t->done[t->reads % READERS] : 0);
-        double ready = most(last + m->read_request, begun + m->read_alone) + (double)slot * (takes ? ring_byte(t) : m->read_byte);
-        t->done[t->reads++ % READERS] = ready;
+        uint64_t readers = (uint64_t)t->readers;
+        double last = t->reads ? t->done[(t->reads - 1) % readers] : 0, begun = fmax(now, t->reads >= readers ? t->done[t->reads % readers] : 0);
+        double ready = fmax(last + m->read_request, begun + m->read_alone) + (double)slot * (takes ? ring_byte(t) : m->read_byte);
+        t->done[t->reads++ % readers] = ready;
         if (takes) {
             t->ring.taken++;
             t->ring.tail = start + takes;
@@ -111,7 +111,7 @@ static double product_seconds(const timeline *t, const plan_use *u, double unit_
     weight_type type = u->weight->type;
     bool integer = type_of(type)->integer && !t->f32;
     product_kind kind = type == TYPE_F32 ? PRODUCT_SINGLE : !integer ? PRODUCT_HALF : type == TYPE_Q8 ? PRODUCT_Q8 : PRODUCT_CODED;
-    double per_row = (double)s->taps * s->depth, tokens = most(1, (double)u->operations / u->repeats / (2 * per_row * (double)s->rows));
+    double per_row = (double)s->taps * s->depth, tokens = fmax(1, (double)u->operations / u->repeats / (2 * per_row * (double)s->rows));
     double operation = !integer ? m->product[PRODUCT_SINGLE].operation : s->taps > 1 ? m->convolution : m->product[kind].operation;
     double pointing = integer && s->taps > 1 ? tokens * s->taps * unit_rows / product_group_rows(s, integer) * m->tap : 0;
     double multiplying = unit_rows * per_row * (m->product[kind].weight + 2 * tokens * operation) + pointing;
@@ -140,7 +140,7 @@ static double use_seconds(timeline *t, int pass, int use)
         t->now += once + (double)t->units.unit[i].bytes * first;
         again += once;
     }
-    t->now = most(t->now, moved);
+    t->now = fmax(t->now, moved);
     return (before + again) * (u->repeats - 1);
 }
 
@@ -156,7 +156,7 @@ static void one_pass(timeline *t, int pass)
         again = 0;
         give_back(t);
     }
-    t->now += most(work_seconds(t, &p->after), map_seconds(t, &p->after));
+    t->now += fmax(work_seconds(t, &p->after), map_seconds(t, &p->after));
 }
 
 /* Before the first unit can be multiplied: memory, vectors, rows of embeddings. */
@@ -169,8 +169,8 @@ static double start_seconds(const timeline *t)
         vectors += p->use[i].role == ROLE_VECTOR;
     }
     /* vectors are checked, then read, in pieces, each behind what the readers have begun */
-    uint64_t units = READERS * t->how->unit_bytes, begun = t->how->mapped ? 0 : units < t->how->ring_bytes ? units : t->how->ring_bytes;
-    double pieces = 2 * ((double)p->vector_bytes / VECTORS_AT_ONCE + 1), behind = t->m->read_alone + (double)begun / 2 * t->m->read_byte;
+    uint64_t units = (uint64_t)t->readers * t->how->unit_bytes, begun = t->how->mapped ? 0 : units < t->how->ring_bytes ? units : t->how->ring_bytes;
+    double pieces = 2 * ((double)p->vector_bytes / VECTORS_AHEAD + 1), behind = t->m->read_alone + (double)begun / 2 * t->m->read_byte;
     enum { CALLS = 800 }; /* that threads, files and memory take as long as: 1.5 ms where a call takes 1.8 us */
     return CALLS * t->m->call + (double)p->arena_bytes * t->m->touch + vectors * t->m->read_vector + pieces * behind + gathered * t->m->read_alone +
            (double)p->vector_bytes * t->m->read_byte_small;
@@ -179,7 +179,7 @@ static double start_seconds(const timeline *t)
 double plan_seconds(const plan *p, const residency *how, const machine_rates *m, int passes, bool f32, double window_share, status *st)
 {
     enum { FOLLOWED = 3 }; /* passes: the others take as long as the last of these */
-    timeline t = {.plan = p, .how = how, .m = m, .f32 = f32, .passes = passes, .map_byte = m->scratch_byte * (1 - window_share), .map_request = m->scratch_request * (1 - window_share)};
+    timeline t = {.plan = p, .how = how, .m = m, .f32 = f32, .passes = passes, .readers = stream_readers(how), .map_byte = m->scratch_byte * (1 - window_share), .map_request = m->scratch_request * (1 - window_share)};
     if (!units_build(&t.units, p, how->mapped ? MAPPED_UNIT : how->unit_bytes, st))
         return 0;
     if (!how->mapped)

@@ -18,6 +18,14 @@ typedef struct residency {
     int readers;          /* threads that read, 1 to 4; 0 counts as 1 */
 } residency;
 
+/* How a stream goes about it, for whoever follows it in thought (compute/plan_time.c) */
+enum {
+    MOST_READERS = 4,
+    MAPPED_UNIT = 4 << 20, MAPPED_AHEAD = 32, /* units of a mapping, and how many are looked at ahead of the ops */
+    VECTORS_AHEAD = 256 << 10                 /* bytes of vectors that are asked for together */
+};
+int stream_readers(const residency *how);
+
 typedef struct weight_slice { /* whole units of one tensor */
     const uint8_t *head;      /* the type's head, NULL if it has none */
     const uint8_t *data;

@@ -9,7 +9,7 @@
 
 #include "weights/stream_units.h"
 
-enum { ENTRIES = 4096, HEAD_BYTES = 256, MOST_READERS = 4, MAPPED_UNIT = 4 << 20, MAPPED_AHEAD = 32 /* units */, CHECK_PIECE = 256 << 10 };
+enum { ENTRIES = 4096, HEAD_BYTES = 256, CHECK_PIECE = 256 << 10 };
 
 typedef enum entry_state { BEING_READ, READ, CHECKED } entry_state;
 

@@ -174,6 +174,8 @@ static bool make_room(stream *s, status *st)
     return true;
 }
 
+int stream_readers(const residency *how) { return how->readers < 1 ? 1 : how->readers > MOST_READERS ? MOST_READERS : how->readers; }
+
 bool stream_start_readers(stream *s, status *st)
 {
     if (s->how.mapped)
@@ -183,7 +185,7 @@ bool stream_start_readers(stream *s, status *st)
     s->fifo = mem_alloc(ENTRIES, sizeof *s->fifo, "stream", st);
     if (!s->fifo)
         return false;
-    int want = s->how.readers < 1 ? 1 : s->how.readers > MOST_READERS ? MOST_READERS : s->how.readers;
+    int want = stream_readers(&s->how);
     pthread_mutex_lock(&s->lock);
     while (s->readers < want && pthread_create(&s->reader[s->readers], NULL, reader_main, s) == 0)
         s->readers++, s->reading++;

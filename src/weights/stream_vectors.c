@@ -20,8 +20,6 @@ static bool load_vector(stream *s, int use, size_t at, status *st)
     return status_ok(st);
 }
 
-enum { MOST_AHEAD = 256 << 10 };
-
 /* Vectors from use `first` on, together: one by one each would wait for the disk, behind the readers' large reads. The first use that was not asked for. */
 static int ask_for_vectors(const stream *s, int first)
 {
@@ -30,10 +28,10 @@ static int ask_for_vectors(const stream *s, int first)
         const weight *w = s->plan->use[first].weight;
         if (s->plan->use[first].role != ROLE_VECTOR || w->parts != 1)
             continue;
-        if (asked && asked + w->part[0].bytes > MOST_AHEAD)
+        if (asked && asked + w->part[0].bytes > VECTORS_AHEAD)
             break;
         asked += w->part[0].bytes;
-        if (w->part[0].bytes <= MOST_AHEAD)
+        if (w->part[0].bytes <= VECTORS_AHEAD)
             io_ahead(s->source->file[w->file], w->part[0].offset, w->part[0].bytes);
     }
     return first;
