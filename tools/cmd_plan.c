@@ -41,12 +41,18 @@ static bool rates(const options *o, machine_rates *m, status *st)
     return good;
 }
 
-/* Its planning takes as long as a run's; and the program itself may have to be read. */
-static bool plan_timed(const source *src, const request *q, result *r, double *seconds, status *st)
+/* m: the request's rates; the scratch file's are measured when the first plan wants one. Its planning takes as long as a run's; and the program itself may
+ * have to be read. */
+static bool plan_timed(const source *src, const request *q, machine_rates *m, result *r, double *seconds, status *st)
 {
     double began = seconds_now();
     bool ok = pipeline_plan(src, q, r, st);
-    *seconds = seconds_now() - began + (double)footprint_of_code().usual * (q->rates ? q->rates->read_byte_small : 0);
+    if (ok && r->scratch_bytes && m->scratch_byte == 0 && rates_of_scratch(q->scratch, m, st) && m->scratch_byte > 0) {
+        result_free(r);
+        *r = (result){0};
+        return plan_timed(src, q, m, r, seconds, st);
+    }
+    *seconds = seconds_now() - began + (double)footprint_of_code().usual * m->read_byte_small;
     for (int i = 0; ok && i < r->stages; i++)
         *seconds += r->stage[i].seconds;
     return ok;
@@ -61,7 +67,7 @@ static uint64_t read_bytes(const result *r)
 }
 
 /* What the same would take under other budgets. */
-static void plan_budgets(const source *src, request q, planned *p)
+static void plan_budgets(const source *src, request q, machine_rates *m, planned *p)
 {
     status st = STATUS_INIT;
     result r = {0};
@@ -74,7 +80,7 @@ static void plan_budgets(const source *src, request q, planned *p)
         r = (result){0};
         q.budget_bytes = budget;
         double seconds;
-        if (plan_timed(src, &q, &r, &seconds, &st))
+        if (plan_timed(src, &q, m, &r, &seconds, &st))
             p->row[p->rows++] = (struct budget_row){budget, r.predicted_peak, read_bytes(&r), r.scratch_bytes, seconds};
         result_free(&r);
         if (p->rows > 1 && p->row[p->rows - 1].peak == p->row[p->rows - 2].peak) {
@@ -103,16 +109,10 @@ static void plan_one(const options *o, const char *model, machine_rates m, bool 
     q.rates = &m;
     if (src && src->files > 0)
         rates_of_reading(src->file[0], &m, st);
-    bool fits = src && plan_timed(src, &q, &p->r, &p->seconds, &p->st);
-    if (fits && p->r.scratch_bytes && rates_of_scratch(q.scratch, &m, st)) { /* only now is it known that there is one */
-        result_free(&p->r);
-        p->r = (result){0};
-        fits = plan_timed(src, &q, &p->r, &p->seconds, &p->st);
-    }
-    if (fits) {
+    if (src && plan_timed(src, &q, &m, &p->r, &p->seconds, &p->st)) {
         count_parameters(p);
         if (budgets)
-            plan_budgets(src, q, p);
+            plan_budgets(src, q, &m, p);
     }
     if (src)
         source_close(src);
