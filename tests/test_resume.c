@@ -56,8 +56,8 @@ static void die_at(void *ctx, const char *stage, int done, int total)
         raise(SIGKILL);
 }
 
-/* A process that dies before call number `call`. */
-static void run_killed(const request *q, int call)
+/* A process that `die` ends, which is told of the run's progress. */
+static void run_until(const request *q, progress_fn die, int *when)
 {
     pid_t child = fork();
     cr_assert(child >= 0);
@@ -65,8 +65,8 @@ static void run_killed(const request *q, int call)
         status st = STATUS_INIT;
         result r = {0};
         request mine = *q;
-        mine.progress = die_at;
-        mine.progress_ctx = &call;
+        mine.progress = die;
+        mine.progress_ctx = when;
         source *s = open_fixture(&st); /* no assertion here: it is the parent that reports */
         if (s)
             pipeline_generate(s, &mine, &r, &st);
@@ -75,8 +75,11 @@ static void run_killed(const request *q, int call)
     }
     int how;
     cr_assert_eq(waitpid(child, &how, 0), child);
-    cr_assert(WIFSIGNALED(how) && WTERMSIG(how) == SIGKILL, "call %d: the run ended by itself, status %d", call, how);
+    cr_assert(WIFSIGNALED(how) && WTERMSIG(how) == SIGKILL, "%d: the run ended by itself, status %d", *when, how);
 }
+
+/* Dies before call number `call`. */
+static void run_killed(const request *q, int call) { run_until(q, die_at, &call); }
 
 static result run_whole(const request *q)
 {
@@ -189,38 +192,15 @@ Test(resume, kandinsky3, .init = make_folder, .fini = remove_folder)
 
 /* ---- runs of several stages: killed after every evaluation, in whichever stage that is ---- */
 
-typedef struct countdown {
-    int left;                   /* evaluations; the process dies before the next */
-} countdown;
-
+/* ctx: evaluations that are left; the process dies before the next. */
 static void die_after(void *ctx, const char *stage, int done, int total)
 {
-    countdown *c = ctx;
-    if (strstr(stage, "denoise") && done < total && c->left-- == 0)
+    int *left = ctx;
+    if (strstr(stage, "denoise") && done < total && (*left)-- == 0)
         raise(SIGKILL);
 }
 
-static void run_for(const request *q, int evaluations)
-{
-    pid_t child = fork();
-    cr_assert(child >= 0);
-    if (child == 0) {
-        status st = STATUS_INIT;
-        result r = {0};
-        countdown c = {evaluations};
-        request mine = *q;
-        mine.progress = die_after;
-        mine.progress_ctx = &c;
-        source *s = open_fixture(&st);
-        if (s)
-            pipeline_generate(s, &mine, &r, &st);
-        fprintf(stderr, "%s\n", st.text);
-        _exit(9);
-    }
-    int how;
-    cr_assert_eq(waitpid(child, &how, 0), child);
-    cr_assert(WIFSIGNALED(how) && WTERMSIG(how) == SIGKILL, "after %d evaluations: the run ended by itself, status %d", evaluations, how);
-}
+static void run_for(const request *q, int evaluations) { run_until(q, die_after, &evaluations); }
 
 /* Killed after n evaluations, after one more, then left alone. Every n was tried once; some of a long run are enough for every day. */
 static void kill_stages(request q, const char *what)
